@@ -1,0 +1,121 @@
+"""The hooks. Every docstring answers, in this order: when it is called, once or many, what the return value means, the
+delivery promise, which thread or process, may it be async, since which version.
+
+An implementation names the parameters that it wants; it may take fewer than the hook has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from walmill_hookspecs._markers import hookspec
+
+if TYPE_CHECKING:
+    from walmill_hookspecs.context import BaseContext
+    from walmill_hookspecs.types import Reply, Request, RunRecord, Tick, WriteBatch
+
+
+@hookspec
+def on_write(batch: WriteBatch, ctx: BaseContext[Any]) -> None:
+    """New rows are durable.
+
+    When: after commits that hold rows of the trigger's tables were synced (specs `table:…`, `all_tables`).
+    How often: once for each batch; a batch is one or more whole commits of one origin, in the order of the log.
+    Return value: ignored.
+    Delivery: after the acknowledgement, so a plugin cannot refuse a row. What the run writes, the state that it changes
+        and its cursor are one commit: inside the database effectively once, outside it at least once (`ctx.run.key`).
+        A failed run is repeated, skipped, or disables the trigger, as its error policy says.
+    Runs where: `inline`: `async def` on the mill's event loop, shared with other plugins; `def` on a thread of the trigger.
+        Never in the thread that writes the log. One batch at a time unless the trigger's `max_concurrency` says more.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def on_schedule(tick: Tick, ctx: BaseContext[Any]) -> None:
+    """A schedule is due.
+
+    When: at the due times of `every:…` and `cron:…`; after a stop or an overrun as the policy for missed times says.
+    How often: once for each due time that is not dropped; `tick.missed` counts the dropped ones.
+    Return value: ignored.
+    Delivery: the due time is the cursor and part of the run's commit: a due time that has a commit never comes again.
+    Runs where: as `on_write`.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def on_request(request: Request, ctx: BaseContext[Any]) -> Reply:
+    """An HTTP request came for the trigger's path.
+
+    When: for the methods and the path of `request:…`.
+    How often: once for each request, up to the trigger's `max_concurrency` (4) at a time; the rest waits in a bounded queue.
+    Return value: the answer: a `Response`; str (text/html); bytes; dict or list (JSON); `(body, status)` or
+        `(body, status, headers)`; an iterator of str or bytes (streamed); None (204); or anything with `status_code`,
+        `headers` and `body`. A tuple of another shape is an error.
+    Delivery: at most once; the commit precedes the first byte of the answer, and a refused commit is the answer.
+        An exception answers 500 with the id of the run (`HTTPError` answers its own status) and keeps nothing.
+    Runs where: `inline`: `async def` on the mill's event loop; `def` on a thread of the trigger. Never on the server's loop.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def on_startup(ctx: BaseContext[Any]) -> None:
+    """A trigger starts.
+
+    When: before the trigger's first event after the engine started, after it was enabled, and in a replacement worker.
+    How often: once for each such start.
+    Return value: ignored.
+    Delivery: its writes and its state are one commit, made before the first event; a failure counts as a failure of the
+        event that waits, and it is called again before the next attempt.
+    Runs where: as the trigger's other hooks.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def on_shutdown(ctx: BaseContext[Any]) -> None:
+    """A trigger stops.
+
+    When: when the engine stops in order, or the trigger is disabled or deleted, if `on_startup` or an event came before.
+    How often: at most once for each start.
+    Return value: ignored.
+    Delivery: best effort: not after a kill, and cut off by the shutdown time-out. Its writes are committed if it returns.
+    Runs where: as the trigger's other hooks.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def register_settings() -> type:
+    """Which arguments a trigger of this plugin takes.
+
+    When: when the plugin is inspected.
+    How often: once for each inspection.
+    Return value: a class made with `@settings`; its instance is `ctx.settings`.
+    Delivery: does not apply.
+    Runs where: in the inspection.
+    May be async: no.
+    Since: 0.1.
+    """
+    return dict
+
+
+@hookspec
+def on_run_end(record: RunRecord) -> None:
+    """A run has ended, of any trigger.
+
+    When: after its commit, or after its failure was recorded.
+    How often: once for each attempt.
+    Return value: ignored.
+    Delivery: at most once, best effort; an exception is logged and changes nothing.
+    Runs where: in the engine, on the mill's loop: it must not block.
+    May be async: no.
+    Since: 0.1.
+    """
