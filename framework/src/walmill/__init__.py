@@ -1,0 +1,1 @@
+"""Walmill: a processing engine for time-series data."""

@@ -1,0 +1,218 @@
+"""From points to columns: the rows of each table as one Arrow batch, checked against the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+from attrs import frozen
+
+from walmill.ingest.errors import LineError, short
+from walmill.ingest.lineprotocol import Fields, Point, Tags, Value
+from walmill.ingest.names import COLUMNS_PER_TABLE
+from walmill.model.schema import TIME, FieldType, TableSchema, arrow_type
+
+TIME_FIELD = pa.field(TIME, pa.timestamp("ns"), nullable=False)
+
+# InfluxDB's names for the kinds of columns: clients look for them in the message.
+_IOX_NAMES = {
+    "tag": "iox::column_type::tag",
+    "int64": "iox::column_type::field::integer",
+    "uint64": "iox::column_type::field::uinteger",
+    "float64": "iox::column_type::field::float",
+    "string": "iox::column_type::field::string",
+    "bool": "iox::column_type::field::boolean",
+}
+
+
+@frozen
+class TableRows:
+    """Accepted rows of one table, and the columns that its schema gains with them.
+
+    Attributes:
+        name: Name of the table.
+        new_tags: Tags that the schema did not have, in the order in which they were met.
+        new_fields: Types of the fields that it did not have, in that order.
+        batch: The rows, in the order in which they came. Columns: the tags, then the fields that have a value in at
+            least one row, both in the order of the schema as it is after the write, then `time` (timestamp[ns] without
+            zone, UTC). Tags are plain strings, a missing value is null, and a column without nulls has no validity
+            buffer.
+    """
+
+    name: str
+    new_tags: tuple[str, ...]
+    new_fields: Mapping[str, FieldType]
+    batch: pa.RecordBatch
+
+
+@frozen
+class Assembled:
+    """What became of a body.
+
+    Attributes:
+        tables: Accepted rows by table, in the order in which the tables were met; empty if everything was refused.
+        errors: Refused lines in the order of their numbers.
+    """
+
+    tables: Mapping[str, TableRows]
+    errors: Sequence[LineError]
+
+
+class Problem(NamedTuple):
+    """Why a row does not fit its table.
+
+    Attributes:
+        column: Name of the column; None if it is not about one.
+        message: What is wrong, for a person.
+    """
+
+    column: str | None
+    message: str
+
+
+class TableBuilder:
+    """Rows of one table while they are gathered, checked one by one.
+
+    Args:
+        name: Name of the table.
+        schema: Its schema; None for a new table.
+
+    Attributes:
+        base: The schema before the first row.
+        kinds: For each column, `tag` or the type of the field: the schema, and what accepted rows added to it.
+        times: Time of each accepted row, ns.
+    """
+
+    __slots__ = ("_columns", "_new_fields", "_new_tags", "base", "kinds", "times")
+
+    def __init__(self, name: str, schema: TableSchema | None) -> None:
+        self.base = schema or TableSchema(name)
+        self.kinds: dict[str, str] = {**dict.fromkeys(self.base.tags, "tag"), **self.base.fields}
+        self.times: list[int] = []
+        self._columns: dict[str, list[Value | None]] = {}
+        self._new_tags: list[str] = []
+        self._new_fields: dict[str, FieldType] = {}
+
+    def add(self, tags: Tags, fields: Fields, time: int) -> Problem | None:
+        """Appends a row, or changes nothing.
+
+        Args:
+            tags: Names and values, no name twice.
+            fields: Names, types and values, no name twice and none that is a tag of the row; values fit their types.
+            time: ns since the epoch.
+
+        Returns:
+            None if the row was appended, otherwise why it was not.
+        """
+        kinds = self.kinds
+        new_tags: list[str] = []
+        new_fields: dict[str, FieldType] = {}
+        for name, _ in tags:
+            known = kinds.get(name)
+            if known is None:
+                new_tags.append(name)
+            elif known != "tag":
+                return self._conflict(name, known, "tag")
+        for name, kind, _ in fields:
+            known = kinds.get(name)
+            if known is None:
+                new_fields[name] = kind
+            elif known != kind:
+                return self._conflict(name, known, kind)
+        if new_tags or new_fields:
+            gain = len(new_tags) + len(new_fields)
+            if len(kinds) + gain > COLUMNS_PER_TABLE:
+                return Problem(None, too_many_columns(self.base.name, len(kinds), gain))
+            kinds.update(dict.fromkeys(new_tags, "tag"))
+            kinds.update(new_fields)
+            self._new_tags += new_tags
+            self._new_fields.update(new_fields)
+        row = len(self.times)
+        self.times.append(time)
+        columns = self._columns
+        for name, value in (*tags, *((name, value) for name, _, value in fields)):
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = []
+            if len(column) < row:
+                column += [None] * (row - len(column))
+            column.append(value)
+        return None
+
+    def build(self) -> TableRows:
+        """The rows so far; the builder is not used after it."""
+        rows = len(self.times)
+        arrays, columns = [], []
+        for name, kind in self._resulting_columns():
+            values = self._columns.get(name)
+            if values is None:
+                continue
+            values += [None] * (rows - len(values))
+            columns.append(pa.field(name, kind))
+            arrays.append(pa.array(values, kind))
+        arrays.append(pa.array(self.times, pa.int64()).view(TIME_FIELD.type))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*columns, TIME_FIELD]))
+        return TableRows(self.base.name, tuple(self._new_tags), self._new_fields, batch)
+
+    def _resulting_columns(self) -> Iterator[tuple[str, pa.DataType]]:
+        result = self.base.with_columns(tuple(self._new_tags), self._new_fields)
+        for name in result.tags:
+            yield name, pa.string()
+        for name, kind in result.fields.items():
+            yield name, arrow_type(kind)
+
+    def _conflict(self, name: str, known: str, given: str) -> Problem:
+        return Problem(
+            name,
+            f"invalid column type for column '{name[:100]}', expected {_IOX_NAMES[known]}, got {_IOX_NAMES[given]} "
+            f"(table '{self.base.name[:100]}')",
+        )
+
+
+def too_many_columns(table: str, present: int, gain: int) -> str:
+    """The message for rows that bring more columns than a table may have; HTTP clients know it by its start."""
+    return (
+        f"Update to schema would exceed number of columns per table limit of {COLUMNS_PER_TABLE} columns: "
+        f"table {short(table)} has {present} and this would add {gain}"
+    )
+
+
+def assemble(
+    points: Iterable[Point],
+    schema_of: Callable[[str], TableSchema | None],
+    *,
+    accept_partial: bool,
+    errors: Sequence[LineError] = (),
+) -> Assembled:
+    """Puts points into columns and refuses those that do not fit the schema.
+
+    A refused line leaves nothing behind: a column that only it would have brought is not created. An accepted line
+    counts for those after it: the first one to use a new name decides its type.
+
+    Args:
+        points: Valid lines, in order.
+        schema_of: The schema of a table by its name, None if there is no such table; asked once per table.
+        accept_partial: Whether valid lines are accepted when others are refused. If not, the first refused line
+            (by number) is the only error, and no row is accepted.
+        errors: Lines that the parser refused already.
+
+    Returns:
+        Rows and errors; with an error and without `accept_partial`, no rows.
+    """
+    builders: dict[str, TableBuilder] = {}
+    refused = list(errors)
+    for point in points:
+        table = point.measurement
+        builder = builders.get(table)
+        if builder is None:
+            builder = builders[table] = TableBuilder(table, schema_of(table))
+        problem = builder.add(point.tags, point.fields, point.time)
+        if problem is not None:
+            refused.append(point.error(problem.message))
+            if not accept_partial:
+                break
+    refused.sort(key=lambda error: error.line_number)
+    if refused and not accept_partial:
+        return Assembled({}, refused[:1])
+    return Assembled({name: b.build() for name, b in builders.items() if b.times}, refused)

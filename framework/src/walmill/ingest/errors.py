@@ -1,0 +1,79 @@
+"""What is wrong with one line, or with one row: the two errors of this layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from walmill.errors import InvalidRequest
+
+LINE_EXCERPT_BYTES = 20
+
+
+class LineError(NamedTuple):
+    """Why one line of a body was refused. The other lines of the body stand.
+
+    Attributes:
+        line_number: Physical line of the body in which the line starts, from 1; blank lines, comments and newlines
+            inside quotes are counted.
+        message: What is wrong with it.
+        original_line: The whole line as it came; bytes that are not UTF-8 are shown as U+FFFD.
+    """
+
+    line_number: int
+    message: str
+    original_line: str
+
+    def as_dict(self) -> dict[str, str | int]:
+        """The error as InfluxDB's clients read it, with the line cut to 20 bytes."""
+        return {
+            "error_message": self.message,
+            "line_number": self.line_number,
+            "original_line": excerpt(self.original_line),
+        }
+
+
+def excerpt(line: str, limit: int = LINE_EXCERPT_BYTES) -> str:
+    """The start of a line for an error message.
+
+    Args:
+        line: Text of any length.
+        limit: Most bytes of UTF-8 to keep.
+
+    Returns:
+        The longest prefix of whole characters that takes at most `limit` bytes.
+    """
+    return line[:limit].encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+
+
+class RowError(InvalidRequest):
+    """A row or a column that was given as Python objects or as Arrow cannot be written.
+
+    Args:
+        row: Position of the row in what was given, from 0; None if it is not about one row.
+        column: Name of the column; None if it is not about one.
+        message: What is wrong, and what would be right.
+
+    Attributes:
+        row: As given.
+        column: As given.
+        reason: The message as given; `message` has row and column in front of it.
+    """
+
+    def __init__(self, row: int | None, column: str | None, message: str) -> None:
+        place = [] if row is None else [f"row {row}"]
+        place += [] if column is None else [f"column {short(column)}"]
+        super().__init__(f"{', '.join(place)}: {message}" if place else message)
+        self.row = row
+        self.column = column
+        self.reason = message
+
+
+def short(value: object, limit: int = 60) -> str:
+    """The `repr` of a value for an error message, cut to a readable length.
+
+    Args:
+        value: Anything.
+        limit: Most characters of the representation.
+    """
+    text = repr(value[:limit]) if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

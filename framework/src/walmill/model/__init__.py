@@ -1,0 +1,1 @@
+"""What the data is: tables, columns, types, and their Arrow form."""
