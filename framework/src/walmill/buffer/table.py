@@ -1,0 +1,212 @@
+"""One table in memory: an immutable snapshot that grows into the next one in constant time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import pyarrow as pa
+from attrs import evolve, field, frozen
+
+from walmill.buffer.ranges import Ranges, unite
+from walmill.buffer.series import SeriesTimes
+from walmill.errors import Internal
+from walmill.model.schema import TableSchema
+
+BIG = 4096
+"""A batch of this many rows stays as it is; smaller ones are folded until they reach it."""
+
+_FAN = 16  # so many small batches of one level are folded into one of the next
+_MOST_LATE = 64  # so many notes of late rows are kept apart
+
+
+class Log:
+    """What successive snapshots of one table share: batches that only get more. A snapshot knows how many are its own.
+
+    Attributes:
+        batches: Big batches, in log order.
+        ends: Number of rows up to and with each of them.
+        series: The newest times; only the newest snapshot may ask.
+        version: Number of appends so far; a snapshot of another version is not the newest.
+    """
+
+    __slots__ = ("__weakref__", "batches", "ends", "series", "version")
+
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+        self.ends: list[int] = []
+        self.series = SeriesTimes()
+        self.version = 0
+
+    def store(self, batch: pa.RecordBatch) -> None:
+        """Adds a batch at the end."""
+        # the batch first: a reader looks at `ends` only as far as its snapshot reaches
+        self.batches.append(batch)
+        self.ends.append((self.ends[-1] if self.ends else 0) + batch.num_rows)
+
+
+@frozen
+class _Run:
+    """Some small batches folded into one; its level says how often."""
+
+    level: int
+    batch: pa.RecordBatch
+
+
+@frozen
+class _Late:
+    """Rows that are not newer than their series: the last of them is row `row`, and their times are in `ranges`."""
+
+    row: int
+    ranges: Ranges
+
+
+@frozen(eq=False)
+class TableBuffer:
+    """The rows of one table at one moment. Immutable: any thread may read it while the committer makes the next one.
+
+    Attributes:
+        schema: The columns of the table at this moment.
+        sequence: Sequence of the last commit that wrote rows; 0 if there is none.
+        num_rows: Rows stored, before rows with the same identity are merged.
+        overlaps: Time ranges in which a row may repeat the identity of another; outside of them none does.
+        log: What it shares with the snapshots before and after it; its identity names the line of snapshots.
+    """
+
+    schema: TableSchema
+    sequence: int = 0
+    num_rows: int = 0
+    overlaps: Ranges = ()
+    log: Log = field(factory=Log)
+    _count: int = 0
+    _tail: tuple[_Run, ...] = ()
+    _late: tuple[_Late, ...] = ()
+    _version: int = 0
+
+    @classmethod
+    def empty(cls, schema: TableSchema) -> TableBuffer:
+        """A table without rows."""
+        return cls(schema)
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return self.schema.name
+
+    @property
+    def batches(self) -> tuple[pa.RecordBatch, ...]:
+        """All rows in log order: the big batches, then at most about 45 small ones. Their columns may differ."""
+        return (*self.log.batches[: self._count], *(run.batch for run in self._tail))
+
+    def batches_since(self, row: int) -> list[pa.RecordBatch]:
+        """The rows from the given one on, in log order.
+
+        Args:
+            row: Number of the first row, counted from 0 in log order.
+        """
+        found: list[pa.RecordBatch] = []
+        place = bisect_right(self.log.ends, row, 0, self._count)
+        start = self.log.ends[place - 1] if place else 0
+        for batch in (*self.log.batches[place : self._count], *(run.batch for run in self._tail)):
+            if start + batch.num_rows > row:
+                found.append(batch.slice(row - start) if start < row else batch)
+            start += batch.num_rows
+        return found
+
+    def overlaps_since(self, row: int) -> Ranges:
+        """Time ranges that hold every row from the given one on that may repeat an earlier row.
+
+        Args:
+            row: Number of the first row, counted from 0 in log order.
+        """
+        found: Ranges = ()
+        for late in reversed(self._late):
+            if late.row < row:
+                break
+            found = unite(found, late.ranges)
+        return found
+
+    def append(self, batch: pa.RecordBatch, schema: TableSchema, sequence: int) -> TableBuffer:
+        """The snapshot with a batch added behind all its rows. Called by the committer only.
+
+        Costs the same however many rows there are; small batches are folded now and then. On a snapshot that is not the
+        newest it is slow (everything is taken in again), and right.
+
+        Args:
+            batch: Rows in log order: some of the tags and fields of the schema, and `time` without nulls.
+            schema: The columns of the table after it; it may have more than this snapshot's, never fewer.
+            sequence: Sequence of the commit, not below that of the rows before.
+
+        Returns:
+            The next snapshot; this one stays as it is.
+
+        Raises:
+            Internal: If the sequence goes back.
+        """
+        if sequence < self.sequence:
+            raise Internal(
+                f"table {self.name!r} got rows of commit {sequence} after those of commit {self.sequence}; "
+                "rows arrive in the order of the log"
+            )
+        if batch.num_rows == 0:
+            return self if schema is self.schema else evolve(self, schema=schema)
+        if self.log.version != self._version:
+            return self._copy().append(batch, schema, sequence)
+        ranges = self.log.series.add(batch, schema.tags)
+        num_rows = self.num_rows + batch.num_rows
+        count, tail = self._store(batch)
+        self.log.version += 1
+        return TableBuffer(
+            schema,
+            sequence,
+            num_rows,
+            unite(self.overlaps, ranges),
+            self.log,
+            count,
+            tail,
+            _note_late(self._late, _Late(num_rows - 1, ranges)) if ranges else self._late,
+            self.log.version,
+        )
+
+    def _store(self, batch: pa.RecordBatch) -> tuple[int, tuple[_Run, ...]]:
+        """Puts a batch into the shared list or the tail; returns how many of the list are ours, and the new tail."""
+        if batch.num_rows >= BIG:
+            if self._tail:
+                self.log.store(fold([run.batch for run in self._tail]))
+            self.log.store(batch)
+            return len(self.log.batches), ()
+        tail = [*self._tail, _Run(0, batch)]
+        stored = self.log.ends[-1] if self.log.ends else 0
+        if self.num_rows - stored + batch.num_rows >= BIG:
+            self.log.store(fold([run.batch for run in tail]))
+            return len(self.log.batches), ()
+        level = 0
+        while len(tail) >= _FAN and tail[-_FAN].level == level:  # levels only fall towards the end
+            tail[-_FAN:] = [_Run(level + 1, fold([run.batch for run in tail[-_FAN:]]))]
+            level += 1
+        return self._count, tuple(tail)
+
+    def _copy(self) -> TableBuffer:
+        """The same rows with a list of their own."""
+        copy = TableBuffer(self.schema)
+        for batch in self.batches:
+            copy = copy.append(batch, self.schema, self.sequence)
+        return copy
+
+
+def _note_late(notes: tuple[_Late, ...], note: _Late) -> tuple[_Late, ...]:
+    """The notes with one more; when they are too many, pairs of old ones become one (wider, so still right)."""
+    if len(notes) >= _MOST_LATE:
+        pairs = zip(notes[::2], notes[1::2], strict=True)
+        notes = tuple(_Late(second.row, unite(first.ranges, second.ranges)) for first, second in pairs)
+    return (*notes, note)
+
+
+def fold(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """One batch with the rows of several, in their order; a column that some of them lack is null there."""
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0].schema
+    if all(batch.schema.equals(first) for batch in batches):
+        return pa.concat_batches(batches)
+    tables = [pa.Table.from_batches([batch]) for batch in batches]
+    return pa.concat_tables(tables, promote_options="default").combine_chunks().to_batches()[0]

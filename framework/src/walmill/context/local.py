@@ -1,0 +1,418 @@
+"""The context of a run that happens in this process: `Context` for plain hooks, `AsyncContext` for async ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import define, field, frozen
+
+from walmill.cache.state import Wish, database_space, trigger_space
+from walmill.context.capture import PluginLogger, Voice
+from walmill.context.effects import Effects
+from walmill.context.state import RunCache
+from walmill.errors import WalmillError
+from walmill.model.catalog import INTERNAL
+from walmill.model.schema import TableSchema
+from walmill.model.trigger import Trigger
+from walmill.store.commit import Source
+from walmill.store.draft import Draft
+from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, check_generation
+from walmill.store.view import View
+from walmill_hookspecs import QueryError, Run, RunCancelled, TableNotFound, TriggerInfo, WriteError
+from walmill_hookspecs.context import LoggerAdapter, WriteData
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from walmill.query.engine import ResultStream
+
+
+class RunHost(Protocol):
+    """What a run needs of the engine."""
+
+    @property
+    def pool(self) -> Executor:
+        """Threads for what an async hook waits for."""
+
+    def view(self) -> View:
+        """The newest view."""
+
+    def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
+        """Queues a submission."""
+
+    def query(self, view: View, database: str, sql: str, params: Mapping[str, Any] | None) -> pa.Table:
+        """Runs SQL on a view."""
+
+    def stream(self, view: View, database: str, sql: str, params: Mapping[str, Any] | None) -> ResultStream:
+        """Runs SQL on a view, batch by batch."""
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What a run may use.
+
+    Attributes:
+        rows: Rows that it may write.
+        state_bytes: Bytes that a space of its state may take.
+        log_lines: Lines that it may say.
+    """
+
+    rows: int = 1_000_000
+    state_bytes: int = 16 * 2**20
+    log_lines: int = 10_000
+
+
+@define(kw_only=True, eq=False)
+class RunState:
+    """Everything about one run in this process.
+
+    Attributes:
+        host: The engine.
+        trigger: The trigger.
+        database: Name of its database.
+        info: What the plugin sees of the trigger.
+        run: What the plugin sees of the run.
+        settings: Its typed arguments.
+        source: The kind of run.
+        now: Time of the run, ns.
+        view: The view on which it runs.
+        voice: Where its lines go.
+        limits: What it may use.
+        consumed: The range of sequences that it was given (`on_write`); shrinks with each checkpoint.
+        chain: The chain of what it was given.
+        cancelled: Why it is to end; None while it may go on.
+        stopping: Whether it should end soon.
+        streaming: Whether its commit is made and only its answer still streams.
+    """
+
+    host: RunHost
+    trigger: Trigger
+    database: str
+    info: TriggerInfo
+    run: Run
+    settings: Any
+    source: Source
+    now: int
+    view: View
+    voice: Voice
+    limits: Limits = field(factory=Limits)
+    consumed: tuple[int, int] | None = None
+    chain: tuple[int, ...] = ()
+    cancelled: str | None = None
+    stopping: bool = False
+    streaming: bool = False
+    committed_rows: int = 0
+    callbacks: list[Callable[[], Any]] = field(factory=list)
+    effects: Effects = field(init=False)
+    cache: RunCache = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.effects = Effects(self.schema_of, start=self.now, max_rows=self.limits.rows)
+        space = self.view.state.space(trigger_space(self.trigger.id))
+        self.cache = RunCache(space, now=self.now, limit=self.limits.state_bytes, shared=self._shared_cache)
+
+    def _shared_cache(self) -> RunCache:
+        space = self.view.state.space(database_space(self.trigger.database_id))
+        return RunCache(space, now=self.now, limit=self.limits.state_bytes)
+
+    def schema_of(self, database: str, table: str) -> TableSchema | None:
+        """The schema of a table in the run's view."""
+        catalog = self.view.catalog
+        found = catalog.find_table(catalog.find_database(database), table)
+        return None if found is None else found.schema
+
+    def check(self) -> None:
+        """Ends the run here if it is to end.
+
+        Raises:
+            RunCancelled: Saying why.
+        """
+        if self.cancelled is not None:
+            raise RunCancelled(self.cancelled)
+
+    def allowed(self, database: str | None) -> str | None:
+        """The database that a call means, or None if the trigger has no grant for it."""
+        if database is None or database == self.database:
+            return self.database
+        if database in self.trigger.grants or ("*" in self.trigger.grants and database != INTERNAL):
+            return database
+        return None
+
+    def wishes(self) -> dict[str, Sequence[Wish]]:
+        """What the run wants changed in the state, by space."""
+        found: dict[str, Sequence[Wish]] = {}
+        own = self.cache.wishes()
+        if own:
+            found[trigger_space(self.trigger.id)] = own
+        shared = self.cache.shared_or_none
+        if shared is not None and shared.wishes():
+            found[database_space(self.trigger.database_id)] = shared.wishes()
+        return found
+
+    def rebase(self, view: View) -> None:
+        """Starts again on a view in which everything so far is committed."""
+        self.view = view
+        self.cache.rebase(view.state.space(trigger_space(self.trigger.id)))
+        shared = self.cache.shared_or_none
+        if shared is not None:
+            shared.rebase(view.state.space(database_space(self.trigger.database_id)))
+
+
+class _Base:
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        logger = PluginLogger(f"walmill.plugin.{state.database}.{state.trigger.name}", state.voice)
+        self._log: LoggerAdapter = logging.LoggerAdapter(logger, {"run": state.run.id})
+
+    @property
+    def database(self) -> str:
+        return self._state.database
+
+    @property
+    def trigger(self) -> TriggerInfo:
+        return self._state.info
+
+    @property
+    def settings(self) -> Any:
+        return self._state.settings
+
+    @property
+    def log(self) -> LoggerAdapter:
+        return self._log
+
+    @property
+    def run(self) -> Run:
+        return self._state.run
+
+    @property
+    def stopping(self) -> bool:
+        return self._state.stopping or self._state.cancelled is not None
+
+    @property
+    def cache(self) -> RunCache:
+        self._state.check()
+        return self._state.cache
+
+    def now(self) -> datetime:
+        return to_datetime(self._state.now)
+
+    def on_commit(self, callback: Callable[[], Any]) -> None:
+        if not callable(callback):
+            raise TypeError(f"on_commit got {callback!r}; give a function without arguments")
+        self._state.callbacks.append(callback)
+
+    def write(
+        self,
+        data: WriteData,
+        *,
+        table: str | None = None,
+        tags: Sequence[str] | None = None,
+        database: str | None = None,
+    ) -> None:
+        state = self._state
+        state.check()
+        if state.streaming:
+            raise WriteError("the commit of this run is made and its answer streams; only ctx.write_now can write now")
+        name = self._writable(database)
+        state.effects.add(name, state.effects.convert(name, data, table, tags))
+
+    def _writable(self, database: str | None) -> str:
+        name = self._state.allowed(database)
+        if name is None or name == INTERNAL:
+            raise WriteError(
+                f"the trigger {self._state.trigger.name!r} may not write to the database {database!r}; grant it with "
+                f"`walmill create trigger --grant {database}`"
+                if name is None
+                else f"the database {INTERNAL!r} is written by the engine only"
+            )
+        return name
+
+    def _readable(self, database: str | None) -> str:
+        name = self._state.allowed(database)
+        if name is None:
+            raise QueryError(
+                f"the trigger {self._state.trigger.name!r} may not read the database {database!r}; grant it with "
+                f"`walmill create trigger --grant {database}`"
+            )
+        return name
+
+    def _rows_write(
+        self, data: WriteData, table: str | None, tags: Sequence[str] | None, database: str | None
+    ) -> RowsWrite:
+        state = self._state
+        state.check()
+        name = self._writable(database)
+        found = state.effects.convert(name, data, table, tags)
+        for rows in found:
+            state.effects.remember(name, rows)
+        state.committed_rows += sum(rows.batch.num_rows for rows in found)
+        return RowsWrite(
+            [(name, rows) for rows in found],
+            source=state.source,
+            origin=state.trigger.id,
+            chain=(*state.chain, state.trigger.id),
+            run=state.run.id,
+            guard=self._guard,
+        )
+
+    def _guard(self, draft: Draft) -> None:
+        check_generation(draft, self._state.trigger.id, self._state.trigger.generation)
+
+    def _checkpoint(self, through: int | None) -> RunEffect:
+        state = self._state
+        state.check()
+        consumed = None
+        if through is not None:
+            if state.consumed is None:
+                raise ValueError("ctx.checkpoint(through=…) is for on_write; elsewhere leave `through` out")
+            first, last = state.consumed
+            if not first <= through <= last:
+                raise ValueError(f"ctx.checkpoint(through={through}); this batch still goes from {first} to {last}")
+            consumed = (first, through)
+        rows = state.effects.take()
+        state.committed_rows += sum(one.batch.num_rows for _, one in rows)
+        state.effects.num_rows = 0
+        return RunEffect(
+            trigger=state.trigger.id,
+            generation=state.trigger.generation,
+            consumed=consumed,
+            through=0,
+            rows=rows,
+            wishes=state.wishes(),
+            source=state.source,
+            chain=state.chain,
+            run=state.run.id,
+        )
+
+    def _checkpointed(self, through: int | None, view: View) -> None:
+        state = self._state
+        if through is not None and state.consumed is not None:
+            state.consumed = (through + 1, state.consumed[1])
+        state.rebase(view)
+
+
+class LocalContext(_Base):
+    """What a plain `def` hook gets; its methods block its own thread."""
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None) -> pa.Table:
+        self._state.check()
+        return _query(self._state.host.query, self._state.view, self._readable(database), sql, params)
+
+    def stream(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
+    ) -> pa.RecordBatchReader:
+        self._state.check()
+        stream = _query(self._state.host.stream, self._state.view, self._readable(database), sql, params)
+        reader: pa.RecordBatchReader = stream.to_reader()
+        return reader
+
+    def write_now(
+        self,
+        data: WriteData,
+        *,
+        table: str | None = None,
+        tags: Sequence[str] | None = None,
+        database: str | None = None,
+    ) -> int:
+        submission = self._rows_write(data, table, tags, database)
+        outcome = _written(self._state.host.submit(submission).result)
+        return outcome.sequence or self._state.view.sequence
+
+    def checkpoint(self, through: int | None = None) -> None:
+        effect = self._checkpoint(through)
+        _written(self._state.host.submit(effect).result)
+        self._checkpointed(through, self._state.host.view())
+
+
+class LocalAsyncContext(_Base):
+    """What an `async def` hook gets."""
+
+    async def query(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
+    ) -> pa.Table:
+        self._state.check()
+        name, host, view = self._readable(database), self._state.host, self._state.view
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(host.pool, lambda: _query(host.query, view, name, sql, params))
+
+    async def stream(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
+    ) -> AsyncIterator[pa.RecordBatch]:
+        self._state.check()
+        name, host, view = self._readable(database), self._state.host, self._state.view
+        loop = asyncio.get_running_loop()
+        reader = await loop.run_in_executor(host.pool, lambda: _query(host.stream, view, name, sql, params))
+        try:
+            while True:
+                batch = await loop.run_in_executor(host.pool, _next_batch, reader)
+                if batch is None:
+                    return
+                yield batch
+                self._state.check()
+        finally:
+            reader.close()
+
+    async def write_now(
+        self,
+        data: WriteData,
+        *,
+        table: str | None = None,
+        tags: Sequence[str] | None = None,
+        database: str | None = None,
+    ) -> int:
+        submission = self._rows_write(data, table, tags, database)
+        try:
+            outcome = await self._state.host.submit(submission, Ticket(asyncio.get_running_loop()))
+        except WalmillError as error:
+            raise WriteError(error.message) from None
+        return int(outcome.sequence or self._state.view.sequence)
+
+    async def checkpoint(self, through: int | None = None) -> None:
+        effect = self._checkpoint(through)
+        try:
+            await self._state.host.submit(effect, Ticket(asyncio.get_running_loop()))
+        except WalmillError as error:
+            raise WriteError(error.message) from None
+        self._checkpointed(through, self._state.host.view())
+
+
+def _query(
+    ask: Callable[[View, str, str, Mapping[str, Any] | None], Any],
+    view: View,
+    database: str,
+    sql: str,
+    params: Mapping[str, Any] | None,
+) -> Any:
+    try:
+        return ask(view, database, sql, params)
+    except WalmillError as error:
+        near = getattr(error, "near", None)
+        if near is not None:
+            raise TableNotFound(error.message, table=getattr(error, "table", ""), near=near) from None
+        raise QueryError(error.message) from None
+
+
+def _written(wait: Callable[[], Any]) -> Any:
+    try:
+        return wait()
+    except WalmillError as error:
+        raise WriteError(error.message) from None
+
+
+def _next_batch(stream: ResultStream) -> pa.RecordBatch | None:
+    try:
+        return next(stream, None)
+    except WalmillError as error:
+        raise QueryError(error.message) from None
+
+
+def to_datetime(instant: int) -> datetime:
+    """An instant in ns as an aware datetime, UTC, whole microseconds."""
+    return datetime.fromtimestamp(instant // 1_000_000_000, UTC) + timedelta(
+        microseconds=instant % 1_000_000_000 // 1_000
+    )

@@ -1,0 +1,1 @@
+"""Who runs when: the decisions, and the loop that carries them out."""

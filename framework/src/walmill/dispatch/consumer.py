@@ -1,0 +1,323 @@
+"""A consumer: how one on_write trigger goes through the log. Pure: events in, instructions out; time and chance are given.
+
+It is offered the commits that hold rows for it, hands out batches of whole commits of one origin and chain, and learns what
+became of each. It never holds more than a bounded backlog: what does not fit is read back from the log later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+
+from walmill.model.cursor import Cursor
+
+BACKLOG_COMMITS = 1024
+"""So many commits are kept at hand for a trigger; the rest is read back from the log when its turn comes."""
+BATCH_COMMITS = 4096
+"""A batch holds at most so many commits."""
+
+
+@frozen
+class Item:
+    """A commit that concerns the trigger.
+
+    Attributes:
+        sequence: Its sequence.
+        origin: Id of the trigger whose run made it; 0 for clients and the engine.
+        chain: Ids of the triggers through which it came.
+        rows: Rows for this trigger.
+        payload: What the caller needs to build the batch.
+    """
+
+    sequence: int
+    origin: int = 0
+    chain: tuple[int, ...] = ()
+    rows: int = 1
+    payload: Any = field(default=None, eq=False, repr=False)
+
+
+@frozen
+class Batch:
+    """Commits for one run.
+
+    Attributes:
+        number: Unique in this consumer.
+        items: The commits, at least one, all of one origin and chain.
+        attempt: 1 for the first.
+        first: Where the range begins; moves on with a checkpoint.
+    """
+
+    number: int
+    items: tuple[Item, ...]
+    attempt: int = 1
+    first: int = 0
+
+    @property
+    def last(self) -> int:
+        """Sequence of the last commit."""
+        return self.items[-1].sequence
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(item.rows for item in self.items)
+
+
+@frozen
+class Start:
+    """Run the hook on this batch."""
+
+    batch: Batch
+
+
+@frozen
+class Fetch:
+    """Read commits from the log, from this sequence on, and give them to `fetched`."""
+
+    sequence: int
+
+
+@frozen
+class Move:
+    """The cursor moved without a commit; have it written some time soon."""
+
+    cursor: Cursor
+
+
+@frozen
+class Save:
+    """The cursor has to be durable before the next batch starts, so that its key is known: have it written now."""
+
+    cursor: Cursor
+
+
+@frozen
+class DeadLetter:
+    """The batch is given up: copy its rows to the dead letters and move the cursor, in one commit; then `settled`."""
+
+    batch: Batch
+    error: str
+    consumed: tuple[int, int]
+    through: int
+
+
+@frozen
+class Disable:
+    """Disable the trigger; its cursor stays before the batch."""
+
+    reason: str
+    batch: Batch
+
+
+Instruction = Start | Fetch | Move | Save | DeadLetter | Disable
+
+
+def backoff(attempt: int, chance: float) -> float:
+    """Seconds before the attempt after this one: 1.5, 4.5, 13.5, 40.5, then a minute; give or take a tenth.
+
+    Args:
+        attempt: The attempt that failed, from 1.
+        chance: From 0 to 1.
+    """
+    return float(min(60.0, 1.5 * 3.0 ** (attempt - 1)) * (0.9 + 0.2 * chance))
+
+
+@define(eq=False)
+class Consumer:
+    """The state of one trigger's way through the log.
+
+    Attributes:
+        cursor: What is done, in memory.
+        saved: What the log knows to be done.
+        policy: `retry`, `skip` or `disable`.
+        attempts: How many attempts `retry` makes.
+        max_concurrency: Batches under way at a time.
+        max_batch_rows: About how many rows a batch holds.
+        chance: Gives numbers from 0 to 1.
+        behind: From which sequence the log has to be read; None if everything is at hand.
+    """
+
+    cursor: Cursor
+    policy: str = "retry"
+    attempts: int = 5
+    max_concurrency: int = 1
+    max_batch_rows: int = 100_000
+    chance: Callable[[], float] = lambda: 0.5
+    backlog: deque[Item] = field(factory=deque)
+    backlog_rows: int = 0
+    behind: int | None = None
+    fetching: bool = False
+    running: dict[int, Batch] = field(factory=dict)
+    waiting: list[tuple[float, Batch]] = field(factory=list)
+    giving_up: dict[int, Batch] = field(factory=dict)
+    handed: int = 0
+    stopped: bool = False
+    unsaved: bool = False
+    saving: bool = False
+    _numbers: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.handed = max(self.handed, self.cursor.through, *(last for _, last in self.cursor.done), 0)
+
+    def offer(self, item: Item) -> None:
+        """A commit that holds rows for the trigger is durable. Commits come in the order of the log."""
+        if self.behind is not None or self.cursor.covers(item.sequence, item.sequence):
+            return
+        if len(self.backlog) >= BACKLOG_COMMITS or self.backlog_rows > 4 * self.max_batch_rows:
+            self.behind = item.sequence
+            return
+        self.backlog.append(item)
+        self.backlog_rows += item.rows
+
+    def fetched(self, items: Sequence[Item], next_sequence: int | None, now: float) -> list[Instruction]:
+        """What `Fetch` found.
+
+        Args:
+            items: Commits that concern the trigger, in order.
+            next_sequence: Where to go on reading; None if the newest commit was reached.
+            now: Seconds.
+        """
+        self.fetching = False
+        self.behind = None
+        for item in items:
+            if not self.cursor.covers(item.sequence, item.sequence):
+                self.backlog.append(item)
+                self.backlog_rows += item.rows
+        self.behind = next_sequence
+        return self.step(now)
+
+    def step(self, now: float) -> list[Instruction]:
+        """What can be started now."""
+        found: list[Instruction] = []
+        while not self.stopped and len(self.running) + len(self.giving_up) < self.max_concurrency:
+            due = next((pair for pair in self.waiting if pair[0] <= now), None)
+            if due is not None:
+                self.waiting.remove(due)
+                found.append(self._start(due[1]))
+                continue
+            if len(self.running) + len(self.giving_up) + len(self.waiting) >= self.max_concurrency:
+                break  # a batch that waits for its next attempt keeps its place: order
+            if len(self.cursor.done) >= self.max_concurrency:
+                break  # the oldest one is slow: the cursor stays small
+            if not self.backlog:
+                if self.behind is not None and not self.fetching:
+                    self.fetching = True
+                    found.append(Fetch(self.behind))
+                break
+            if self.unsaved:
+                if not self.saving:
+                    self.saving = True
+                    found.append(Save(self.cursor))
+                break
+            found.append(self._start(self._take()))
+        return found
+
+    def wake_at(self) -> float | None:
+        """When `step` should be called again, seconds; None if nothing waits for time."""
+        return min((when for when, _ in self.waiting), default=None)
+
+    def _take(self) -> Batch:
+        first = self.backlog.popleft()
+        items = [first]
+        rows = first.rows
+        while self.backlog and len(items) < BATCH_COMMITS:
+            item = self.backlog[0]
+            if (item.origin, item.chain) != (first.origin, first.chain) or rows + item.rows > self.max_batch_rows:
+                break
+            items.append(self.backlog.popleft())
+            rows += item.rows
+        self.backlog_rows -= rows
+        self._numbers += 1
+        self.handed = items[-1].sequence
+        return Batch(self._numbers, tuple(items), 1, first.sequence)
+
+    def _start(self, batch: Batch) -> Start:
+        self.running[batch.number] = batch
+        return Start(batch)
+
+    def through_if_done(self, number: int) -> int:
+        """Up to where all is done once this batch is, as far as this consumer knows."""
+        open_firsts = [batch.first for key, batch in self.running.items() if key != number]
+        open_firsts += [batch.first for key, batch in self.giving_up.items() if key != number]
+        open_firsts += [batch.first for _, batch in self.waiting if batch.number != number]
+        return min(open_firsts) - 1 if open_firsts else self.handed
+
+    def committed(self, number: int, cursor: Cursor, now: float) -> list[Instruction]:
+        """The run succeeded and its effect is in the log, with this cursor."""
+        self.running.pop(number, None)
+        self.giving_up.pop(number, None)
+        self.cursor = self.cursor.move(cursor.through, cursor.done)
+        return self._tidy(now)
+
+    def without_effect(self, number: int, now: float) -> list[Instruction]:
+        """The run is done with (success, skipped) and there was nothing to commit."""
+        batch = self.running.pop(number)
+        through = self.through_if_done(number)
+        self.cursor = self.cursor.finish(batch.first, batch.last, through)
+        self.unsaved = True
+        return [Move(self.cursor), *self.step(now)]
+
+    def saved(self, cursor: Cursor, now: float) -> list[Instruction]:
+        """A cursor that moved without a commit is durable."""
+        self.saving = False
+        if cursor == self.cursor:
+            self.unsaved = False
+        return self.step(now)
+
+    def checkpointed(self, number: int, first: int) -> None:
+        """The run committed a part of its batch; the rest begins at `first`."""
+        batch = self.running.get(number)
+        if batch is not None and first <= batch.last:
+            left = tuple(item for item in batch.items if item.sequence >= first)
+            self.running[number] = evolve(batch, items=left, first=left[0].sequence)
+
+    def failed(self, number: int, error: str, now: float) -> list[Instruction]:
+        """The run failed: the policy decides."""
+        batch = self.running.pop(number)
+        if self.policy == "disable":
+            self.stopped = True
+            return [Disable(error, batch)]
+        if self.policy == "skip":
+            self.running[number] = batch
+            return self.without_effect(number, now)
+        if batch.attempt < self.attempts:
+            self._wait(batch, now + backoff(batch.attempt, self.chance()))
+            return self.step(now)
+        self.giving_up[number] = batch
+        return [DeadLetter(batch, error, (batch.first, batch.last), self.through_if_done(number))]
+
+    def again(self, number: int, after: float, now: float, *, counts: bool) -> list[Instruction]:
+        """The run is repeated after so many seconds: `RetryLater`, or a commit that could not be made for now."""
+        batch = self.running.pop(number, None) or self.giving_up.pop(number)
+        if not counts:
+            batch = evolve(batch, attempt=batch.attempt - 1)
+        self._wait(batch, now + after)
+        return self.step(now)
+
+    def dropped(self, number: int, now: float) -> list[Instruction]:
+        """The run does not count any more: the trigger was changed under it."""
+        self.running.pop(number, None)
+        self.giving_up.pop(number, None)
+        return self.step(now)
+
+    def stop(self) -> None:
+        """Starts nothing more."""
+        self.stopped = True
+
+    def _wait(self, batch: Batch, when: float) -> None:
+        self.waiting.append((when, evolve(batch, attempt=batch.attempt + 1)))
+        self.waiting.sort(key=lambda pair: pair[0])
+
+    def _tidy(self, now: float) -> list[Instruction]:
+        """After a commit: others may have been waiting for this one, so that the prefix reaches further now."""
+        found: list[Instruction] = []
+        through = self.through_if_done(0)
+        if through > self.cursor.through and self.cursor.done:
+            moved = self.cursor.move(through, ())
+            if moved != self.cursor:
+                self.cursor = moved
+                found.append(Move(moved))
+        return [*found, *self.step(now)]

@@ -1,0 +1,160 @@
+"""What the engine writes about runs: rows of ordinary tables in the database `_internal`.
+
+Successes go in blocks, a quarter of a second late at most; they may be lost in a crash, outcomes never. Runs of triggers on
+`_internal` leave no rows there, or every block would make another one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from walmill.ingest.assemble import TableRows
+from walmill.ingest.convert import from_rows
+from walmill.model.catalog import INTERNAL
+from walmill.model.schema import TableSchema
+from walmill.store.submission import RowsWrite, Submission, Ticket
+from walmill_hookspecs import RunRecord
+
+BLOCK_SECONDS = 0.25
+BLOCK_ROWS = 20_000
+"""More rows than this are not kept waiting: the oldest are written at once."""
+TEXT_LIMIT = 65_536
+
+RUNS = TableSchema(
+    "runs",
+    ("database", "trigger", "plugin", "hook", "status"),
+    {
+        "run_id": "string",
+        "run_key": "string",
+        "attempt": "int64",
+        "duration_ns": "int64",
+        "wait_ns": "int64",
+        "rows_in": "int64",
+        "rows_written": "int64",
+        "sequence": "int64",
+        "error": "string",
+    },
+)
+LOGS = TableSchema("logs", ("database", "trigger", "level"), {"text": "string", "run_id": "string"})
+DEAD_LETTERS = TableSchema(
+    "dead_letters",
+    ("database", "trigger", "table"),
+    {
+        "line": "string",
+        "error": "string",
+        "run_key": "string",
+        "attempts": "int64",
+        "first_sequence": "int64",
+        "last_sequence": "int64",
+    },
+)
+
+
+class History:
+    """Collects rows about runs and logs, and has them written in blocks.
+
+    Args:
+        submit: Queues a submission; from any thread.
+    """
+
+    def __init__(self, submit: Callable[[Submission, Ticket | None], Ticket]) -> None:
+        self._submit = submit
+        self._lock = threading.Lock()
+        self._runs: list[dict[str, Any]] = []
+        self._logs: list[dict[str, Any]] = []
+        self._last = 0
+        self._asked = False
+        self.dropped = 0
+
+    def _unique(self, time: int) -> int:
+        """A time that no row of ours has had: a series must not overwrite itself."""
+        self._last = max(self._last + 1, time)
+        return self._last
+
+    def run(self, record: RunRecord, started: int) -> None:
+        """Takes the record of a run; from any thread."""
+        row = run_row(record, started)
+        with self._lock:
+            row["time"] = self._unique(started)
+            self._runs.append(row)
+        self._ask()
+
+    def log(self, database: str, trigger: str, run_id: str, time: int, level: str, text: str) -> None:
+        """Takes a line that a run said; from any thread."""
+        with self._lock:
+            self._logs.append(
+                {
+                    "database": database,
+                    "trigger": trigger,
+                    "level": level,
+                    "text": text[:TEXT_LIMIT] or " ",
+                    "run_id": run_id,
+                    "time": self._unique(time),
+                }
+            )
+        self._ask()
+
+    def _ask(self) -> None:
+        """Has the rows written with the next frame, or in a quarter of a second."""
+        with self._lock:
+            if self._asked:
+                return
+            self._asked = True
+        try:
+            self._submit(_Block(self), None)
+        except Exception:  # noqa: BLE001 - the engine is shutting down: these rows are those that may be lost
+            self.dropped += len(self._runs) + len(self._logs)
+
+    def take(self) -> list[tuple[str, TableRows]]:
+        """The rows that wait, as tables."""
+        with self._lock:
+            runs, self._runs = self._runs, []
+            logs, self._logs = self._logs, []
+            self._asked = False
+        found = []
+        if runs:
+            found.append((INTERNAL, table_rows(RUNS, runs)))
+        if logs:
+            found.append((INTERNAL, table_rows(LOGS, logs)))
+        return found
+
+
+class _Block(RowsWrite):
+    """The rows that wait when the committer comes to them: one block, however many runs there were."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__((), source="engine", lazy=BLOCK_SECONDS)
+        self._history = history
+
+    def prepare(self, draft: Any) -> Any:
+        self.rows = self._history.take()
+        return super().prepare(draft)
+
+
+def run_row(record: RunRecord, started: int) -> dict[str, Any]:
+    """A row of `_internal.runs`."""
+    return {
+        "database": record.database,
+        "trigger": record.trigger,
+        "plugin": record.plugin,
+        "hook": record.hook,
+        "status": record.status,
+        "run_id": record.run_id,
+        "run_key": record.run_key,
+        "attempt": record.attempt,
+        "duration_ns": record.duration_ns,
+        "wait_ns": record.wait_ns,
+        "rows_in": record.rows_in,
+        "rows_written": record.rows_written,
+        "sequence": record.sequence,
+        "error": None if record.error is None else record.error[:TEXT_LIMIT],
+        "time": started,
+    }
+
+
+def table_rows(schema: TableSchema, rows: Sequence[dict[str, Any]]) -> TableRows:
+    """Rows of one of the engine's own tables, with all its columns declared."""
+    made = from_rows(rows, schema.name, schema, schema.tags, default_time=0)
+    return TableRows(schema.name, schema.tags, schema.fields, made.batch)

@@ -1,0 +1,473 @@
+"""The mill: a thread with an event loop of its own that carries out what the consumers, the schedules and the requests ask.
+
+It learns of durable commits from the committer, hands them to the consumers of the triggers that they concern, ticks the
+schedules, and runs inline async hooks. No hook runs in the committer, and none on the server's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from walmill.clock import Clock
+from walmill.context.local import Limits
+from walmill.dispatch.consumer import Item
+from walmill.dispatch.history import History
+from walmill.dispatch.replies import Answer
+from walmill.dispatch.requests import Exchange, RequestDesk
+from walmill.dispatch.schedules import Schedules
+from walmill.dispatch.station import Station
+from walmill.dispatch.subscriptions import Subscriptions
+from walmill.dispatch.writes import WriteLine
+from walmill.errors import NotFound, Unavailable
+from walmill.isolation.base import Executor
+from walmill.model.cursor import Cursor
+from walmill.model.trigger import Trigger
+from walmill.plugins.binding import Binding
+from walmill.plugins.call import call
+from walmill.plugins.registry import Registry
+from walmill.store.commit import Commit, from_entry
+from walmill.store.committer import Committer, Published
+from walmill.store.draft import Draft
+from walmill.store.submission import Define, Submission, Ticket
+from walmill.store.view import View
+from walmill.triggers.manage import disable_trigger
+from walmill.triggers.spec import parse_spec
+from walmill.wal.log import Log
+from walmill_hookspecs import RunRecord, WriteBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from walmill.query.engine import ResultStream
+
+T = TypeVar("T")
+FETCH_SECONDS = 0.002
+"""Reading old commits holds up the loop for at most about this long at a time."""
+FETCH_COMMITS = 512
+
+log = structlog.get_logger("walmill.mill")
+Ask = Callable[[View, str, str, Mapping[str, Any] | None], Any]
+
+
+class Mill:
+    """Dispatches events to triggers.
+
+    Args:
+        wal: The log, for what has to be read again.
+        registry: The plugins.
+        executors: Where hooks run, by name.
+        clock: The time.
+        query: Runs SQL on a view.
+        stream: The same, batch by batch.
+        pool: Threads for what async hooks wait for.
+        limits: What runs may use.
+        on_routes: Called with the request triggers whenever they change; on the mill's loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        wal: Log,
+        registry: Registry,
+        executors: Mapping[str, Executor],
+        clock: Clock,
+        query: Ask,
+        stream: Ask,
+        pool: Pool,
+        limits: Limits,
+        on_routes: Callable[[Sequence[Trigger], View], None],
+    ) -> None:
+        self._wal = wal
+        self._registry = registry
+        self._executors = executors
+        self._clock = clock
+        self._query = query
+        self._stream = stream
+        self._pool = pool
+        self._limits = limits
+        self._on_routes = on_routes
+        self._committer: Committer | None = None
+        self._view = View()
+        self._generation = -1
+        self._subscriptions = Subscriptions(self._view.catalog)
+        self._lines: dict[int, WriteLine] = {}
+        self._desks: dict[int, RequestDesk] = {}
+        self._stations: dict[int, Station] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._watchers: list[tuple[str, Binding]] = []
+        self._memo: dict[Any, WriteBatch] = {}
+        self._stopping = False
+        self.history = History(self.submit)
+        self.counts: dict[tuple[str, str, str], int] = {}
+        self.loop = asyncio.new_event_loop()
+        self._schedules: Schedules | None = None
+        self._thread = threading.Thread(target=self._main, name="walmill-mill", daemon=True)
+
+    # ---- the thread
+
+    def start(self, committer: Committer) -> None:
+        """Starts the loop, and the triggers of the committer's view."""
+        self._committer = committer
+        self._view = committer.view
+        self._thread.start()
+        self.run(self._begin()).result()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    async def _begin(self) -> None:
+        self._schedules = Schedules(self)
+        self._refresh(self._view)
+        for line in self._lines.values():
+            line.step()
+        self._schedules.arm()
+        self.loop.run_in_executor(self._pool, self._find_watchers)
+
+    def _find_watchers(self) -> None:
+        try:
+            self._watchers = self._registry.with_hook("on_run_end")
+        except Exception as error:  # noqa: BLE001 - a plugin that cannot be bound watches nothing
+            log.warning("a plugin that watches runs could not be bound", error=str(error))
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
+        """Runs a coroutine on the mill's loop; a concurrent future of its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    # ---- what stations need of the engine
+
+    @property
+    def pool(self) -> Pool:
+        """Threads for what async hooks wait for."""
+        return self._pool
+
+    def view(self) -> View:
+        """The newest view."""
+        assert self._committer is not None
+        return self._committer.view
+
+    def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
+        """Queues a submission."""
+        assert self._committer is not None
+        return self._committer.submit(submission, ticket)
+
+    def query(self, view: View, database: str, sql: str, params: Mapping[str, Any] | None) -> pa.Table:
+        """Runs SQL on a view."""
+        return self._query(view, database, sql, params)
+
+    def stream(self, view: View, database: str, sql: str, params: Mapping[str, Any] | None) -> ResultStream:
+        """Runs SQL on a view, batch by batch."""
+        found: ResultStream = self._stream(view, database, sql, params)
+        return found
+
+    def now_ns(self) -> int:
+        """Wall-clock time, ns."""
+        return self._clock.now_ns()
+
+    def move(self, trigger: int, cursor: Cursor) -> None:
+        """Notes that a cursor moved without a commit."""
+        assert self._committer is not None
+        self._committer.move(trigger, cursor)
+
+    def record(self, record: RunRecord, started: int) -> None:
+        """Takes the record of a run."""
+        key = (record.database, record.trigger, record.status)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        if record.database != "_internal":
+            self.history.run(record, started)
+        for name, binding in self._watchers:
+            try:
+                call(binding.hooks["on_run_end"], {"record": record})
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                log.warning("on_run_end failed", plugin=name, error=f"{type(error).__name__}: {error}")
+
+    def say(self, database: str, trigger: str, run_id: str, level: str, text: str) -> None:
+        """Takes a line that a run said: to the server's log at once, to `_internal.logs` with the next block."""
+        write = log.error if level in ("ERROR", "CRITICAL") else log.warning if level == "WARNING" else log.info
+        write(text, database=database, trigger=trigger, run=run_id)
+        if database != "_internal":
+            self.history.log(database, trigger, run_id, self._clock.now_ns(), level, text)
+
+    def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
+        """Has a trigger disabled, with a commit."""
+
+        def decide(draft: Draft) -> None:
+            disable_trigger(draft, trigger.id, trigger.generation, reason, traceback)
+
+        log.error("a trigger is disabled", trigger=trigger.name, reason=reason)
+        try:
+            self.submit(Define(decide))
+        except Unavailable:
+            log.warning("the engine stops before the trigger was disabled", trigger=trigger.name)
+
+    def tables_of(self, trigger: Trigger, tables: Sequence[int]) -> frozenset[int]:
+        """Which of these tables concern a trigger."""
+        return self._subscriptions.tables_of(trigger, tables)
+
+    def batch_memo(self) -> dict[Any, WriteBatch]:
+        """Batches built for this round."""
+        if len(self._memo) > 64:
+            self._memo.clear()
+        return self._memo
+
+    def fetch(self, trigger: Trigger, sequence: int) -> tuple[list[Item], int | None]:
+        """Commits for a trigger from the log: some of them, and where to go on."""
+        newest = self._view.sequence
+        until = time.monotonic() + FETCH_SECONDS
+        found: list[Item] = []
+        rows = 0
+        following = sequence
+        for frame in self._wal.read(sequence, through=newest):
+            for place, entry in enumerate(frame.entries):
+                number = frame.first_sequence + place
+                if number < sequence:
+                    continue
+                following = number + 1
+                tables = [
+                    (section.meta["table"], section.meta["rows"])
+                    for section in entry.sections
+                    if section.kind == "rows"
+                ]
+                if not tables:
+                    continue
+                chain = tuple(entry.meta.get("chain", ()))
+                matched = self._subscriptions.match(tables, entry.meta["source"], chain).get(trigger.id)
+                if matched is None:
+                    continue
+                commit = from_entry(entry, number, frame.commit_time)
+                found.append(Item(number, commit.origin, chain, matched, commit))
+                rows += matched
+            if following <= newest and (
+                time.monotonic() > until or len(found) >= FETCH_COMMITS or rows > trigger.max_batch_rows
+            ):
+                return found, following
+        return found, None
+
+    # ---- commits
+
+    def published(self, published: Published) -> None:
+        """From the committer's thread: commits are durable."""
+        try:
+            self.loop.call_soon_threadsafe(self._published, published)
+        except RuntimeError:  # the loop is closed: the log has it, and the next start will find it
+            return
+
+    def _published(self, published: Published) -> None:
+        self._view = published.view
+        self._memo.clear()
+        if published.view.catalog.generation != self._generation:
+            self._refresh(published.view)
+        woken: dict[int, WriteLine] = {}
+        for commit in published.commits:
+            for line in self._offer(commit, published.at):
+                woken[line.station.trigger.id] = line
+        for trigger, cursor in published.moves.items():
+            moved = self._lines.get(trigger)
+            if moved is not None:
+                moved.saved(cursor)
+        for line in woken.values():
+            line.step()
+
+    def _offer(self, commit: Commit, at: int) -> list[WriteLine]:
+        if not commit.rows or not self._lines:
+            return []
+        tables = [(part.table, part.batch.num_rows) for part in commit.rows]
+        offered = []
+        for trigger, rows in self._subscriptions.match(tables, commit.source, commit.chain).items():
+            line = self._lines.get(trigger)
+            if line is not None:
+                line.offer(Item(commit.sequence, commit.origin, commit.chain, rows, commit), at)
+                offered.append(line)
+        return offered
+
+    # ---- triggers
+
+    def _refresh(self, view: View) -> None:
+        """Starts, stops and replaces stations so that they are those of the catalog."""
+        catalog = view.catalog
+        self._generation = catalog.generation
+        self._subscriptions = Subscriptions(catalog)
+        assert self._schedules is not None
+        for number, station in list(self._stations.items()):
+            now = catalog.triggers.get(number)
+            if now is None or now.generation != station.trigger.generation:
+                self._retire(station, "the trigger was changed" if now is not None else "the trigger was deleted")
+        if self._stopping:
+            return
+        fresh: list[int] = []
+        for trigger in catalog.triggers.values():
+            if trigger.enabled and trigger.id not in self._stations:
+                self._open(trigger, view)
+                fresh.append(trigger.id)
+        lines = [self._lines[number] for number in fresh if number in self._lines]
+        if lines:
+            self._catch_up(lines, view)
+        self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
+        self._schedules.arm()
+
+    def _open(self, trigger: Trigger, view: View) -> None:
+        spec = parse_spec(trigger.spec)
+        database = view.catalog.databases[trigger.database_id].name
+        try:
+            hidden = self._registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
+        except NotFound:
+            hidden = dict.fromkeys(trigger.arguments, "***")
+        station = Station(trigger, spec, database, self, self._executors[trigger.executor], self._limits, hidden)
+        self._stations[trigger.id] = station
+        cursor = view.cursors.get(trigger.id) or Cursor()
+        if spec.kind == "write":
+            self._lines[trigger.id] = WriteLine(station, cursor, self)
+        elif spec.kind == "schedule":
+            assert self._schedules is not None
+            self._schedules.add(station, cursor)
+        else:
+            self._desks[trigger.id] = RequestDesk(
+                station, lambda reason, traceback: self.disable(trigger, reason, traceback)
+            )
+
+    def _catch_up(self, lines: Sequence[WriteLine], view: View) -> None:
+        """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row."""
+        missing = {line.station.trigger.id: line for line in lines if line.consumer.cursor.through < view.sequence}
+        start = min((line.consumer.cursor.through for line in missing.values()), default=view.sequence) + 1
+        if not missing or start > view.sequence:
+            return
+        for frame in self._wal.read(max(start, self._wal.first_sequence), through=view.sequence):
+            for place, entry in enumerate(frame.entries):
+                number = frame.first_sequence + place
+                tables = [
+                    (section.meta["table"], section.meta["rows"])
+                    for section in entry.sections
+                    if section.kind == "rows"
+                ]
+                if not tables:
+                    continue
+                matched = self._subscriptions.match(tables, entry.meta["source"], tuple(entry.meta.get("chain", ())))
+                for trigger in matched.keys() & missing.keys():
+                    line = missing[trigger]
+                    if not line.consumer.cursor.covers(number, number):
+                        line.consumer.behind = number
+                        del missing[trigger]
+                if not missing:
+                    return
+
+    def _retire(self, station: Station, reason: str) -> None:
+        number = station.trigger.id
+        station.retired = True
+        self._stations.pop(number, None)
+        line = self._lines.pop(number, None)
+        if line is not None:
+            line.stop()
+        self._desks.pop(number, None)
+        assert self._schedules is not None
+        self._schedules.remove(number)
+        station.cancel(reason)
+        task = self.loop.create_task(station.close())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    # ---- requests, runs by hand, what is asked about triggers
+
+    async def answer(self, trigger: int, exchange: Exchange) -> Answer:
+        """Answers a request; on the mill's loop."""
+        desk = self._desks.get(trigger)
+        if desk is None:
+            raise NotFound("there is no trigger for this path any more")
+        return await desk.handle(exchange)
+
+    async def next_piece(self, stream: AsyncIterator[bytes]) -> bytes | None:
+        """The next piece of a streamed answer; None at its end."""
+        try:
+            return await stream.__anext__()
+        except StopAsyncIteration:
+            return None
+
+    async def run_now(self, trigger: Trigger, at: int | None) -> dict[str, Any]:
+        """Runs a schedule trigger by hand; on the mill's loop."""
+        assert self._schedules is not None
+        return await self._schedules.run_now(trigger, at)
+
+    def status(self, trigger: int) -> dict[str, Any]:
+        """What a trigger is doing: for lists; from any thread."""
+        station, line = self._stations.get(trigger), self._lines.get(trigger)
+        if station is None:
+            return {"running": 0, "lag_commits": 0, "blocked": None}
+        found: dict[str, Any] = {
+            "running": len(station.runs),
+            "blocked": station.blocked,
+            "lag_commits": 0,
+        }
+        if line is not None:
+            found["lag_commits"] = line.lag(self._view.sequence)
+            found["waiting_for_retry"] = len(line.consumer.waiting)
+        assert self._schedules is not None
+        due = self._schedules.next_due(trigger)
+        if due is not None:
+            found["next_due"] = due
+        return found
+
+    # ---- the end
+
+    def stop(self, timeout: float) -> bool:
+        """Starts nothing more, lets runs finish, then leaves those behind that do not; says whether all finished."""
+        if not self._thread.is_alive():
+            return True
+        try:
+            clean: bool = self.run(self._stop(timeout)).result(timeout + 10)
+        except TimeoutError:  # a hook blocks the loop itself
+            return False
+        return clean
+
+    def end(self) -> None:
+        """Ends the loop and its thread; what still runs there is a daemon's business."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(2.0)
+
+    async def _stop(self, timeout: float) -> bool:
+        self._stopping = True
+        assert self._schedules is not None
+        self._schedules.stop()
+        for line in self._lines.values():
+            line.stop()
+        for station in self._stations.values():
+            station.retired = True
+            for state in station.runs.values():
+                state.stopping = True
+        until = self.loop.time() + timeout
+        clean = await self._drain(until)
+        if not clean:
+            for station in self._stations.values():
+                station.cancel("the engine is shutting down")
+            await self._drain(self.loop.time() + 0.5)
+        closing = [self.loop.create_task(station.close()) for station in self._stations.values()]
+        if closing:
+            _, late = await asyncio.wait([*closing, *self._retiring], timeout=max(0.5, until - self.loop.time()))
+            for task in late:
+                task.cancel()
+        return clean
+
+    async def _drain(self, until: float) -> bool:
+        while True:
+            tasks = [task for station in self._stations.values() for task in station.tasks]
+            if not tasks:
+                return True
+            left = until - self.loop.time()
+            if left <= 0:
+                return False
+            await asyncio.wait(tasks, timeout=left)

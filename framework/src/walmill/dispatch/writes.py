@@ -1,0 +1,319 @@
+"""on_write: one consumer and its station, and what carries the consumer's instructions out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from walmill.dispatch.batches import write_batch
+from walmill.dispatch.consumer import (
+    Batch,
+    Consumer,
+    DeadLetter,
+    Disable,
+    Fetch,
+    Instruction,
+    Item,
+    Move,
+    Save,
+    Start,
+)
+from walmill.dispatch.history import DEAD_LETTERS, TEXT_LIMIT, table_rows
+from walmill.dispatch.station import Ended, Event, Station, StationHost
+from walmill.dispatch.subscriptions import CHAIN_LIMIT
+from walmill.errors import Unavailable, WalmillError
+from walmill.ingest.assemble import TableRows
+from walmill.ingest.errors import RowError
+from walmill.ingest.render import render
+from walmill.model.catalog import INTERNAL, Catalog
+from walmill.model.cursor import Cursor
+from walmill.model.schema import TIME
+from walmill.model.trigger import Trigger
+from walmill.store.commit import Commit
+from walmill.store.submission import RunEffect, Stale, Ticket
+from walmill_hookspecs import Line, UInt, WriteBatch
+
+log = structlog.get_logger("walmill.dispatch")
+
+
+class WriteHost(StationHost, Protocol):
+    """What the way through the log needs of the engine."""
+
+    def fetch(self, trigger: Trigger, sequence: int) -> tuple[list[Item], int | None]:
+        """Commits for a trigger from the log: some of them, and where to go on (None: the newest was reached)."""
+
+    def tables_of(self, trigger: Trigger, tables: Sequence[int]) -> frozenset[int]:
+        """Which of these tables concern a trigger."""
+
+    def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
+        """Has the trigger disabled, with a commit."""
+
+    def batch_memo(self) -> dict[Any, WriteBatch]:
+        """Batches built for this round, so that many triggers on one commit share one."""
+
+
+class WriteLine:
+    """The way of one on_write trigger through the log. Everything happens on the mill's loop.
+
+    Args:
+        station: The trigger.
+        cursor: Where it is.
+        host: The engine.
+    """
+
+    def __init__(self, station: Station, cursor: Cursor, host: WriteHost) -> None:
+        self.station = station
+        self._host = host
+        trigger = station.trigger
+        self.consumer = Consumer(
+            cursor=cursor,
+            policy=trigger.policy,
+            attempts=trigger.attempts,
+            max_concurrency=trigger.max_concurrency,
+            max_batch_rows=trigger.max_batch_rows,
+            chance=random.random,
+        )
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_at = 0
+        self.settled_rows = 0
+
+    def offer(self, item: Item, at: int) -> None:
+        """A commit for this trigger is durable since `at` (`time.perf_counter_ns()`)."""
+        self._last_at = at
+        self.consumer.offer(item)
+
+    def step(self) -> None:
+        """Starts what can be started."""
+        self._act(self.consumer.step(time.monotonic()))
+
+    def saved(self, cursor: Cursor) -> None:
+        """A cursor of this trigger is durable that no commit moved."""
+        self._act(self.consumer.saved(cursor, time.monotonic()))
+
+    def _act(self, instructions: Sequence[Instruction]) -> None:
+        todo = list(instructions)
+        while todo:
+            instruction = todo.pop(0)
+            match instruction:
+                case Start(batch):
+                    self._spawn(self._run(batch))
+                case Move(cursor):
+                    self._host.move(self.station.trigger.id, cursor)
+                case Save(cursor):
+                    self._host.move(self.station.trigger.id, cursor)
+                    self._spawn(self._save())
+                case Fetch(sequence):
+                    asyncio.get_running_loop().call_soon(self._fetch, sequence)
+                case DeadLetter():
+                    self._spawn(self._bury(instruction))
+                case Disable(reason, _):
+                    self._host.disable(self.station.trigger, reason, self._traceback)
+        self._arm()
+
+    _traceback = ""
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.station.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.station.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the dispatcher met an error of its own", exc_info=task.exception())
+
+    def _arm(self) -> None:
+        wake = self.consumer.wake_at()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake is not None and not self.consumer.stopped:
+            delay = max(0.0, wake - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.step)
+
+    async def _save(self) -> None:
+        from walmill.store.submission import Flush
+
+        try:
+            await self._host.submit(Flush(), Ticket(asyncio.get_running_loop()))
+        except Unavailable as error:
+            await asyncio.sleep(error.retry_after)
+            self.consumer.saving = False
+            self.step()
+        except WalmillError as error:
+            log.warning("a cursor could not be written", trigger=self.station.trigger.name, error=error.message)
+            self.consumer.saving = False
+
+    def _fetch(self, sequence: int) -> None:
+        if self.station.retired:
+            return
+        items, following = self._host.fetch(self.station.trigger, sequence)
+        self._act(self.consumer.fetched(items, following, time.monotonic()))
+
+    def _batch(self, batch: Batch, catalog: Catalog) -> WriteBatch:
+        trigger = self.station.trigger
+        commits: list[Commit] = [item.payload for item in batch.items]
+        present = {part.table for commit in commits for part in commit.rows}
+        tables = self._host.tables_of(trigger, sorted(present))
+        memo = self._host.batch_memo()
+        key = (batch.first, batch.last, len(batch.items), tables)
+        found = memo.get(key)
+        if found is None:
+            found = memo[key] = write_batch(commits, tables, catalog, self.station.database, first=batch.first)
+        return found
+
+    async def _run(self, batch: Batch) -> None:
+        station, consumer = self.station, self.consumer
+        chain = batch.items[0].chain
+        if len(chain) >= CHAIN_LIMIT:
+            self._act(
+                consumer.failed(
+                    batch.number,
+                    f"these rows came through {len(chain)} triggers, the limit is {CHAIN_LIMIT}; "
+                    "triggers that write each other's tables go on for ever",
+                    time.monotonic(),
+                )
+            )
+            return
+        view = self._host.view()
+        event = Event(
+            hook="on_write",
+            values={"batch": self._batch(batch, view.catalog)},
+            key=station.key(f"{batch.first}-{batch.last}"),
+            attempt=batch.attempt,
+            at=self._last_at,
+            source="write",
+            consumed=(batch.first, batch.last),
+            through=lambda: consumer.through_if_done(batch.number),
+            chain=chain,
+            rows_in=batch.rows,
+        )
+        ended = await station.perform(event)
+        self._settle(batch, ended)
+
+    def _settle(self, batch: Batch, ended: Ended) -> None:
+        consumer, now = self.consumer, time.monotonic()
+        if ended.first is not None:
+            consumer.checkpointed(batch.number, ended.first)
+        self._traceback = ended.traceback
+        if self.station.retired and ended.end != "ok":
+            consumer.dropped(batch.number, now)
+            return
+        if self.station.blocked is not None:
+            consumer.stop()
+            consumer.dropped(batch.number, now)
+            return
+        match ended.end:
+            case "ok" if ended.committed and ended.cursor is not None:
+                self._act(consumer.committed(batch.number, ended.cursor, now))
+            case "ok" | "skip" | "answered":
+                self._act(consumer.without_effect(batch.number, now))
+            case "retry_later":
+                from walmill.dispatch.consumer import backoff
+
+                after = backoff(batch.attempt, random.random()) if ended.after is None else ended.after  # noqa: S311 - jitter
+                self._act(consumer.again(batch.number, after, now, counts=True))
+            case "conflict":
+                self._act(consumer.again(batch.number, 0.01 * random.random(), now, counts=False))  # noqa: S311 - jitter
+            case "unavailable":
+                self._act(consumer.again(batch.number, 1.0 if ended.after is None else ended.after, now, counts=False))
+            case "disable":
+                consumer.stop()
+                self._host.disable(self.station.trigger, ended.error or "the plugin asked for it", "")
+            case "failed":
+                self._act(consumer.failed(batch.number, ended.error or "failed", now))
+            case _:  # stale, cancelled
+                self._act(consumer.dropped(batch.number, now))
+
+    async def _bury(self, letter: DeadLetter) -> None:
+        """Copies the rows of a batch that is given up, and moves the cursor, in one commit."""
+        trigger, station = self.station.trigger, self.station
+        view = self._host.view()
+        key = station.key(f"{letter.batch.first}-{letter.batch.last}")
+        rows = dead_rows(letter, key, station, self._batch(letter.batch, view.catalog), self._host.now_ns())
+        effect = RunEffect(
+            trigger=trigger.id,
+            generation=trigger.generation,
+            consumed=letter.consumed,
+            through=letter.through,
+            rows=[(INTERNAL, rows)],
+            derived_origin=False,
+        )
+        log.error(
+            "a batch was given up; its rows are in _internal.dead_letters",
+            database=station.database,
+            trigger=trigger.name,
+            first_sequence=letter.batch.first,
+            last_sequence=letter.batch.last,
+            attempts=letter.batch.attempt,
+            error=letter.error,
+        )
+        try:
+            await self._host.submit(effect, Ticket(asyncio.get_running_loop()))
+        except Stale:
+            self._act(self.consumer.dropped(letter.batch.number, time.monotonic()))
+        except Unavailable as error:
+            self._act(
+                self.consumer.again(letter.batch.number, float(error.retry_after), time.monotonic(), counts=False)
+            )
+        else:
+            cursor = self._host.view().cursors.get(trigger.id) or Cursor()
+            self._act(self.consumer.committed(letter.batch.number, cursor, time.monotonic()))
+
+    def stop(self) -> None:
+        """Starts nothing more."""
+        self.consumer.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def lag(self, newest: int) -> int:
+        """Commits for this trigger that it has not finished, as far as they are at hand; at least 1 if there are any."""
+        count = len(self.consumer.backlog) + sum(
+            len(batch.items)
+            for batch in (
+                *self.consumer.running.values(),
+                *self.consumer.giving_up.values(),
+                *(batch for _, batch in self.consumer.waiting),
+            )
+        )
+        behind = self.consumer.behind
+        return count + (max(1, newest - behind + 1) if behind is not None else 0)
+
+
+def dead_rows(letter: DeadLetter, key: str, station: Station, batch: WriteBatch, now: int) -> TableRows:
+    """The rows of a batch as rows of `_internal.dead_letters`, each as a line of line protocol."""
+    found: list[dict[str, Any]] = []
+    for table in batch.tables.values():
+        for row in table.rows():
+            tags = {tag: row[tag] for tag in table.tags if row[tag] is not None}
+            fields = {
+                name: UInt(row[name]) if kind == "uint64" else row[name]
+                for name, kind in table.fields.items()
+                if row[name] is not None
+            }
+            try:
+                line = render(Line(table.name, tags, fields, row[TIME]))
+            except RowError:  # a tag value that line protocol cannot say: the row is kept as JSON
+                line = json.dumps({"table": table.name, "tags": tags, "fields": fields, "time": row[TIME]})
+            found.append(
+                {
+                    "database": station.database,
+                    "trigger": station.trigger.name,
+                    "table": table.name,
+                    "line": line[: 2**20],
+                    "error": letter.error[:TEXT_LIMIT],
+                    "run_key": key,
+                    "attempts": letter.batch.attempt,
+                    "first_sequence": letter.batch.first,
+                    "last_sequence": letter.batch.last,
+                    "time": now + len(found),
+                }
+            )
+    return table_rows(DEAD_LETTERS, found)

@@ -1,0 +1,608 @@
+"""The engine: the composition root. The only place that knows all parts; it builds them, starts and stops them in order.
+
+Every method may be called from any thread. Those that end in `_async` are for an event loop of the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+from attrs import evolve, frozen
+
+from walmill.auth.tokens import hash_token, new_token, write_token_file
+from walmill.context.capture import Capture
+from walmill.context.effects import Effects
+from walmill.dispatch.mill import Mill
+from walmill.dispatch.replies import Answer
+from walmill.dispatch.requests import Exchange
+from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, PluginFailure, Unavailable, WalmillError
+from walmill.fs.local import LocalFS
+from walmill.fs.lock import DirectoryLock
+from walmill.fs.memory import MemoryFS
+from walmill.ingest.errors import LineError
+from walmill.ingest.names import check_database_name
+from walmill.ingest.precision import Precision, parse_precision
+from walmill.isolation.inline import InlineExecutor, LoopWatch
+from walmill.model.catalog import INTERNAL, Token, create_database, put_token
+from walmill.model.trigger import Trigger
+from walmill.options import EngineOptions
+from walmill.plugins.description import PluginDescription
+from walmill.plugins.registry import Registry
+from walmill.query.engine import QueryEngine, ResultStream
+from walmill.store.committer import Committer, Figures, Published
+from walmill.store.draft import Draft
+from walmill.store.replay import replay
+from walmill.store.submission import Define, LineWrite, Outcome, RowsWrite, Submission, Ticket
+from walmill.store.view import View
+from walmill.triggers import manage
+from walmill.triggers.manage import NewTrigger
+from walmill.units import parse_time
+from walmill.wal.log import Log
+from walmill_hookspecs import ContextError
+from walmill_hookspecs.context import WriteData
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = structlog.get_logger("walmill.engine")
+
+
+@frozen
+class WriteResult:
+    """What became of a write.
+
+    Attributes:
+        sequence: Sequence of its commit; None if nothing was accepted.
+        rows: Rows accepted.
+        errors: Lines refused.
+    """
+
+    sequence: int | None
+    rows: int
+    errors: tuple[LineError, ...] = ()
+
+
+class Engine:
+    """A processing engine on one data directory.
+
+    Open it with `Engine.open`, close it with `close`, or use it in a `with` statement.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self._routes_changed: list[Callable[[Sequence[Trigger]], None]] = []
+        self.request_triggers: tuple[Trigger, ...] = ()
+        self._lock: DirectoryLock | None = None
+        self._closed = False
+        self._closing = threading.Lock()
+        self.started_at = time.time()
+        self.ready = False
+
+    @classmethod
+    def open(cls, options: EngineOptions | None = None, **changes: Any) -> Self:
+        """Opens an engine: locks its directory, replays the log, starts its threads and its triggers.
+
+        Args:
+            options: How it works.
+            **changes: Single members of the options, by name.
+
+        Raises:
+            Conflict: If another process, or another engine of this one, has the directory.
+            DataCorruption: If the log is damaged before its tail.
+            PluginFailure: If a plugin is broken and `strict_plugins` is set.
+        """
+        given = evolve(options or EngineOptions(), **changes)
+        engine = cls(given)
+        try:
+            engine._start()
+        except BaseException:
+            engine._release()
+            raise
+        return engine
+
+    def _start(self) -> None:
+        options = self.options
+        if options.data_dir is None:
+            fs: Any = MemoryFS()
+            directory = "wal"
+        else:
+            fs = LocalFS()
+            root = Path(options.data_dir)
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = DirectoryLock.acquire(root)
+            directory = str(root / "wal")
+        self.registry = Registry(
+            disabled=options.disabled_plugins,
+            allowed=options.allowed_plugins,
+            wrappers=options.wrappers,
+            discover=options.discover_plugins,
+        )
+        if options.strict_plugins:
+            broken = [one for one in self.registry.inspect_all() if one.status == "broken"]
+            if broken:
+                raise PluginFailure("; ".join(f"the plugin {one.name!r} is broken: {one.cause}" for one in broken))
+        self._wal = Log.open(fs, directory, segment_bytes=options.segment_bytes, now_ns=options.clock.now_ns)
+        began = time.perf_counter()
+        view = replay(self._wal.replay())
+        for line in self._wal.report:
+            log.warning(line)
+        if view.sequence:
+            log.info("the log is replayed", commits=view.sequence, seconds=round(time.perf_counter() - began, 3))
+        self._queries = QueryEngine(memory_limit=options.query_memory)
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
+        self._watch = LoopWatch()
+        self._mill = Mill(
+            wal=self._wal,
+            registry=self.registry,
+            executors={"inline": InlineExecutor(self.registry.bind, self._watch)},
+            clock=options.clock,
+            query=self._query,
+            stream=self._stream,
+            pool=self._pool,
+            limits=options.limits,
+            on_routes=self._set_routes,
+        )
+        self._committer = Committer(
+            self._wal, view, options.clock, self._published, flush_interval=options.flush_interval
+        )
+        Capture.install()
+        self._watch.start()
+        self._committer.start()
+        self._mill.start(self._committer)
+        self._preparing = threading.Event()
+        self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
+        self._preparer.start()
+        if options.operator_token:
+            self._ensure_operator_token()
+        self.ready = True
+
+    def _published(self, published: Published) -> None:
+        self._mill.published(published)
+
+    def _prepare(self) -> None:
+        """Zero-fills the log ahead of its end, in small steps, while the committer writes."""
+        while not self._preparing.wait(0.05 if self._wal.prepare() else 0.5):
+            pass
+
+    def _ensure_operator_token(self) -> None:
+        if self.view().catalog.tokens or self.options.data_dir is None:
+            return
+        token = self.create_token("_operator")
+        path = write_token_file(Path(self.options.data_dir), token)
+        log.info("the first start made an operator token; the local command line finds it", file=str(path))
+
+    # ---- reading
+
+    def view(self) -> View:
+        """The newest view: immutable, everything at one sequence."""
+        return self._committer.view
+
+    def query(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str, timeout: float | None = None
+    ) -> pa.Table:
+        """Runs SQL that reads.
+
+        Args:
+            sql: One statement.
+            params: Values for `$name`, bound as typed values.
+            database: Name of the database.
+            timeout: Seconds; None takes the engine's.
+
+        Raises:
+            NotFound: If there is no such database.
+            InvalidRequest: If the statement cannot be planned.
+        """
+        return self._query(self.view(), database, sql, params, timeout=timeout)
+
+    def stream(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str, timeout: float | None = None
+    ) -> ResultStream:
+        """Runs SQL that reads, batch by batch; see `query`. Close it, or read it to its end."""
+        return self._stream(self.view(), database, sql, params, timeout=timeout)
+
+    def _query(
+        self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+    ) -> pa.Table:
+        return self._queries.query(
+            view.tables_of(database), sql, params, timeout=self.options.query_timeout if timeout is None else timeout
+        )
+
+    def _stream(
+        self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+    ) -> ResultStream:
+        return self._queries.stream(
+            view.tables_of(database), sql, params, timeout=self.options.query_timeout if timeout is None else timeout
+        )
+
+    # ---- writing
+
+    def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
+        """Queues something for the committer."""
+        if self._closed:
+            raise Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
+        return self._committer.submit(submission, ticket)
+
+    def write(
+        self,
+        data: WriteData | bytes,
+        *,
+        database: str,
+        table: str | None = None,
+        tags: Sequence[str] | None = None,
+        precision: str | Precision = "nanosecond",
+        accept_partial: bool = True,
+        no_sync: bool = False,
+    ) -> WriteResult:
+        """Writes rows; when it returns, they are durable and visible.
+
+        Args:
+            data: Line protocol (str or bytes), Lines, mappings, or Arrow data.
+            database: Name of the database; created if there is none.
+            table: The table, for mappings and Arrow data.
+            tags: Which columns are tags, for a new table.
+            precision: What timestamps in line protocol mean.
+            accept_partial: Whether good lines of line protocol are kept when others are bad.
+            no_sync: Whether to return when it is written, before it is synced.
+
+        Raises:
+            InvalidRequest: For what can never be accepted.
+            Unavailable: For what may be accepted later; nothing of it was kept.
+        """
+        return _result(
+            self.submit(self._submission(data, database, table, tags, precision, accept_partial, no_sync)).result()
+        )
+
+    async def write_async(
+        self,
+        data: WriteData | bytes,
+        *,
+        database: str,
+        table: str | None = None,
+        tags: Sequence[str] | None = None,
+        precision: str | Precision = "nanosecond",
+        accept_partial: bool = True,
+        no_sync: bool = False,
+    ) -> WriteResult:
+        """As `write`, for an event loop."""
+        submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
+        return _result(await self.submit(submission, Ticket(asyncio.get_running_loop())))
+
+    def _submission(
+        self,
+        data: WriteData | bytes,
+        database: str,
+        table: str | None,
+        tags: Sequence[str] | None,
+        precision: str | Precision,
+        accept_partial: bool,
+        no_sync: bool,
+    ) -> Submission:
+        check_database_name(database)
+        now = self.options.clock.now_ns()
+        if isinstance(data, str | bytes):
+            if table is not None:
+                raise InvalidRequest(f"table={table!r} was given with line protocol, which names its table itself")
+            body = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+            unit = precision if isinstance(precision, Precision) else parse_precision(precision)
+            return LineWrite(database, body, unit, now, accept_partial, no_sync)
+        view = self.view()
+        effects = Effects(lambda _, name: _schema(view, database, name), start=now, max_rows=2**62)
+        try:
+            rows = effects.convert(database, data, table, tags)
+        except WalmillError:
+            raise
+        except (ContextError, TypeError, ValueError) as error:
+            raise InvalidRequest(str(error)) from None
+        return RowsWrite([(database, one) for one in rows], no_sync=no_sync)
+
+    # ---- databases and tokens
+
+    def create_database(self, name: str) -> None:
+        """Creates a database.
+
+        Raises:
+            Conflict: If it exists.
+            InvalidRequest: If the name breaks the rules.
+        """
+        check_database_name(name)
+        self.define(lambda draft: draft.define(create_database(draft.catalog, name, draft.time)))
+
+    def delete_database(self, name: str) -> None:
+        """Deletes a database with its tables and its triggers.
+
+        Raises:
+            NotFound: If there is none.
+            Forbidden: For the engine's own.
+        """
+        if name == INTERNAL:
+            raise Forbidden(f"the database {INTERNAL!r} is the engine's own and cannot be deleted")
+        self.define(lambda draft: draft.define({"op": "drop_database", "id": draft.catalog.database(name).id}))
+
+    def databases(self) -> list[str]:
+        """The names of the databases, sorted."""
+        return sorted(self.view().catalog.names)
+
+    def create_token(self, name: str, *, expires_at: int | None = None) -> str:
+        """Makes a token; only its hash is kept, so this is the only time that it can be read.
+
+        Args:
+            name: Unique.
+            expires_at: When it ends, ns; None never.
+
+        Raises:
+            Conflict: If the name is taken.
+        """
+        token = new_token()
+
+        def decide(draft: Draft) -> None:
+            if name in draft.catalog.tokens:
+                raise Conflict(f"there is a token {name!r} already; delete it first, or take another name")
+            draft.define(put_token(Token(name, hash_token(token), draft.time, expires_at)))
+
+        self.define(decide)
+        return token
+
+    def delete_token(self, name: str) -> None:
+        """Deletes a token.
+
+        Raises:
+            NotFound: If there is none.
+        """
+
+        def decide(draft: Draft) -> None:
+            if name not in draft.catalog.tokens:
+                raise NotFound(f"there is no token {name!r}; `walmill show tokens` lists them")
+            draft.define({"op": "drop_token", "name": name})
+
+        self.define(decide)
+
+    def tokens(self) -> list[Token]:
+        """The tokens as they are kept, by name."""
+        tokens = self.view().catalog.tokens
+        return [tokens[name] for name in sorted(tokens)]
+
+    def define(self, decide: Callable[[Draft], Any]) -> Any:
+        """Changes definitions, decided in the committer; waits until that is durable."""
+        return self.submit(Define(decide)).result().value
+
+    # ---- plugins and triggers
+
+    def register(self, plugin: object, *, name: str) -> PluginDescription:
+        """Registers an object as a plugin: a host application's own, a test's, a notebook's.
+
+        Register it before triggers that name it are created. After a restart register it again; its triggers wait for it.
+
+        Raises:
+            Conflict: If the name is taken.
+            PluginFailure: If its hooks do not fit.
+        """
+        return self.registry.register(plugin, name=name)
+
+    def plugins(self) -> list[PluginDescription]:
+        """All plugins, by name, broken ones as well."""
+        return self.registry.inspect_all()
+
+    def create_trigger(self, new: NewTrigger | None = None, **members: Any) -> Trigger:
+        """Creates a trigger; when it returns, the definition is durable and the trigger gets events.
+
+        Args:
+            new: What is asked for.
+            **members: Members of `NewTrigger`, by name, instead.
+
+        Raises:
+            InvalidRequest: With all problems at once.
+            NotFound: If the plugin is not installed.
+            Conflict: If the name, or the path of a request trigger, is taken.
+        """
+        asked = new if new is not None else NewTrigger(**members)
+        description = self.registry.inspect(asked.plugin)
+        spec, problems = manage.check_new(asked, description, ["inline"])
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        made: Trigger = self.define(lambda draft: manage.create_trigger(draft, asked, spec, self._start_at))
+        return made
+
+    def _start_at(self, start: str | int) -> int:
+        if start == "start":
+            return self._wal.first_sequence
+        if isinstance(start, int) or start.isdigit():
+            return int(start)
+        return self._wal.sequence_at(parse_time(start))
+
+    def enable_trigger(self, database: str, name: str) -> Trigger:
+        """Enables a trigger that a person, its policy or the engine stopped."""
+        made: Trigger = self.define(lambda draft: manage.enable_trigger(draft, database, name))
+        return made
+
+    def disable_trigger(self, database: str, name: str) -> Trigger:
+        """Disables a trigger; its cursor stays where it is."""
+        made: Trigger = self.define(lambda draft: manage.disable_by_person(draft, database, name))
+        return made
+
+    def delete_trigger(self, database: str, name: str, *, force: bool = False) -> None:
+        """Deletes a trigger with its cursor and its state."""
+        self.define(lambda draft: manage.delete_trigger(draft, database, name, force=force))
+
+    def run_trigger(
+        self, database: str, name: str, *, at: int | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Runs a schedule trigger now, once, by hand, and waits for it.
+
+        Args:
+            database: Name of its database.
+            name: Its name.
+            at: The due time that the plugin is told, ns; now if None.
+            timeout: Seconds to wait.
+
+        Returns:
+            `status`, `error`, `sequence` and `run_id` of the run.
+
+        Raises:
+            InvalidRequest: If it is not a schedule trigger.
+            Conflict: If it is not enabled.
+        """
+        trigger = self.view().catalog.trigger(database, name)
+        ran: dict[str, Any] = self._mill.run(self._mill.run_now(trigger, at)).result(timeout)
+        return ran
+
+    def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
+        """All triggers, or those of a database: definition, cursor and what they are doing, as plain data."""
+        view = self.view()
+        found = []
+        for trigger in view.catalog.triggers.values():
+            owner = view.catalog.databases[trigger.database_id]
+            if database is None or owner.name == database:
+                found.append(self._shown(trigger, owner.name, view))
+        return sorted(found, key=lambda one: (one["database"], one["trigger_name"]))
+
+    def trigger(self, database: str, name: str) -> dict[str, Any]:
+        """One trigger, as in `triggers`.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        view = self.view()
+        return self._shown(view.catalog.trigger(database, name), database, view)
+
+    def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
+        try:
+            arguments = self.registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
+        except NotFound:
+            arguments = dict.fromkeys(trigger.arguments, "***")
+        cursor = view.cursors.get(trigger.id)
+        status = self._mill.status(trigger.id)
+        state, reason = trigger.state, trigger.reason
+        if trigger.enabled and status["blocked"]:
+            state, reason = "paused", status["blocked"]
+        return {
+            "database": database,
+            "trigger_name": trigger.name,
+            "plugin": trigger.plugin,
+            "trigger_specification": trigger.spec,
+            "trigger_arguments": arguments,
+            "state": state,
+            "disabled": trigger.state == "disabled",
+            "reason": reason,
+            "traceback": trigger.traceback,
+            "error_behavior": trigger.policy,
+            "attempts": trigger.attempts,
+            "run_async": trigger.run_async,
+            "max_concurrency": trigger.max_concurrency,
+            "max_batch_rows": trigger.max_batch_rows,
+            "methods": list(trigger.methods) if trigger.spec.startswith("request:") else None,
+            "missed": trigger.missed,
+            "grants": list(trigger.grants),
+            "derived": trigger.derived,
+            "executor": trigger.executor,
+            "created_at": trigger.created_at,
+            "through": None if cursor is None else cursor.through,
+            "last_fired": None if cursor is None else cursor.fired,
+            "running": status["running"],
+            "lag_commits": status["lag_commits"],
+            "next_due": status.get("next_due"),
+        }
+
+    # ---- requests
+
+    def on_routes(self, changed: Callable[[Sequence[Trigger]], None]) -> None:
+        """Has `changed` called with the request triggers, now and whenever they change; from any thread."""
+        self._routes_changed.append(changed)
+        changed(self.request_triggers)
+
+    def _set_routes(self, triggers: Sequence[Trigger], view: View) -> None:
+        del view
+        self.request_triggers = tuple(triggers)
+        for changed in self._routes_changed:
+            changed(self.request_triggers)
+
+    async def answer(self, trigger: int, exchange: Exchange) -> Answer:
+        """Answers a request through a trigger; for an event loop of the server's."""
+        return await asyncio.wrap_future(self._mill.run(self._mill.answer(trigger, exchange)))
+
+    async def next_piece(self, stream: Any) -> bytes | None:
+        """The next piece of a streamed answer; None at its end."""
+        piece: bytes | None = await asyncio.wrap_future(self._mill.run(self._mill.next_piece(stream)))
+        return piece
+
+    async def end_stream(self, stream: Any) -> None:
+        """Ends a streamed answer before its last piece: the caller went away."""
+        await asyncio.wrap_future(self._mill.run(stream.aclose()))
+
+    def cancel(self, exchange: Exchange, reason: str) -> None:
+        """The caller of a request went away: its run is asked to end."""
+        exchange.cancelled = True
+        if exchange.cancel is not None:
+            self._mill.loop.call_soon_threadsafe(exchange.cancel, reason)
+
+    # ---- figures and the end
+
+    @property
+    def figures(self) -> Figures:
+        """What the committer counts."""
+        return self._committer.figures
+
+    @property
+    def run_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Runs since the start, by database, trigger and status."""
+        return self._mill.counts
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stops in order: no new writes, runs finish, the log is synced, the lock is released. Safe to call twice.
+
+        Args:
+            timeout: Seconds that runs may take; None takes the engine's `shutdown_timeout`.
+
+        Returns:
+            Whether all runs finished.
+        """
+        with self._closing:
+            if self._closed:
+                return True
+            self._closed = True
+            self.ready = False
+        clean = self._mill.stop(self.options.shutdown_timeout if timeout is None else timeout)
+        self._committer.stop(30.0)
+        self._mill.end()
+        self._watch.stop()
+        self._preparing.set()
+        self._preparer.join(5.0)
+        self._queries.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        Capture.uninstall()
+        self._release()
+        if not clean:
+            log.warning("some runs did not end in time and were left behind")
+        return clean
+
+    def _release(self) -> None:
+        wal = getattr(self, "_wal", None)
+        if wal is not None:
+            wal.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _result(outcome: Outcome) -> WriteResult:
+    return WriteResult(outcome.sequence, outcome.value.rows, outcome.value.errors)
+
+
+def _schema(view: View, database: str, table: str) -> Any:
+    found = view.catalog.find_table(view.catalog.find_database(database), table)
+    return None if found is None else found.schema

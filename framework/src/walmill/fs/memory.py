@@ -1,0 +1,94 @@
+"""Files in memory: for engines without a data directory, and for tests. Nothing of it outlives the process."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from walmill.fs.protocol import Bytes
+
+
+class MemoryFile:
+    """A file in memory. Its memory is reserved when it is allocated, and taken when it is written."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self._size = 0
+
+    def pwritev(self, parts: Sequence[Bytes], offset: int) -> None:
+        """See `File.pwritev`."""
+        end = offset + sum(len(memoryview(part).cast("B")) for part in parts)
+        if end > self._size:
+            self.allocate(end)
+        for part in parts:
+            view = memoryview(part).cast("B")
+            self._memory[offset : offset + len(view)] = view
+            offset += len(view)
+
+    def allocate(self, size: int) -> None:
+        """See `File.allocate`."""
+        if size > len(self._memory):
+            grown = mmap.mmap(-1, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+            grown[: self._size] = self._memory[: self._size]
+            self._memory = grown
+        self._size = max(self._size, size)
+
+    def truncate(self, size: int) -> None:
+        """See `File.truncate`."""
+        if size > self._size:
+            self.allocate(size)
+        self._memory[size : self._size] = bytes(self._size - size)
+        self._size = size
+
+    def fdatasync(self) -> None:
+        """See `File.fdatasync`: there is nothing to do."""
+
+    def map(self) -> pa.Buffer:
+        """See `File.map`."""
+        return pa.py_buffer(memoryview(self._memory)[: self._size].toreadonly())
+
+    def size(self) -> int:
+        """See `File.size`."""
+        return self._size
+
+    def close(self) -> None:
+        """See `File.close`."""
+
+
+class MemoryFS:
+    """Files in memory, by path."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, MemoryFile] = {}
+
+    def make_directory(self, path: str) -> None:
+        """See `FileSystem.make_directory`: every directory is there."""
+
+    def create(self, path: str) -> MemoryFile:
+        """See `FileSystem.create`."""
+        if path in self.files:
+            raise FileExistsError(errno.EEXIST, "the file exists", path)
+        self.files[path] = MemoryFile()
+        return self.files[path]
+
+    def open(self, path: str) -> MemoryFile:
+        """See `FileSystem.open`."""
+        if path not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", path)
+        return self.files[path]
+
+    def list(self, path: str) -> list[str]:
+        """See `FileSystem.list`."""
+        prefix = path.rstrip("/") + "/"
+        return sorted(name.removeprefix(prefix) for name in self.files if name.startswith(prefix))
+
+    def unlink(self, path: str) -> None:
+        """See `FileSystem.unlink`."""
+        self.open(path)
+        del self.files[path]
+
+    def sync_directory(self, path: str) -> None:
+        """See `FileSystem.sync_directory`: there is nothing to do."""

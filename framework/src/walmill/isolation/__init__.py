@@ -1,0 +1,1 @@
+"""Where hooks run. `inline`: in this process."""

@@ -1,0 +1,342 @@
+"""`inline`: hooks run in this process. Async hooks on the mill's loop, plain hooks on threads of the trigger's own.
+
+For trusted plugins and those that an application registers itself. Limits cannot be enforced here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+import time
+import traceback
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from walmill.context.capture import current
+from walmill.context.local import LocalAsyncContext, LocalContext, RunState
+from walmill.errors import PluginFailure
+from walmill.isolation.base import Called
+from walmill.plugins.binding import Binding
+from walmill.plugins.call import call, call_async
+from walmill_hookspecs import RunCancelled
+from walmill_hookspecs.settings import is_settings, parse
+
+BLOCKING_SECONDS = 0.1
+"""An async hook that holds the loop for longer is named in the log."""
+THREAD_IDLE_SECONDS = 60.0
+"""A trigger's thread that had nothing to do for so long ends; the next event starts another."""
+
+log = structlog.get_logger("walmill.inline")
+
+
+class LoopWatch:
+    """Names the hook that blocks the loop: while it does, from a thread of its own, and not only afterwards."""
+
+    def __init__(self) -> None:
+        self._step: tuple[str, float] | None = None
+        self._named: tuple[str, float] | None = None
+        self._end = threading.Event()
+        self._active = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="walmill-loop-watch", daemon=True)
+        self.named: list[str] = []
+
+    def start(self) -> None:
+        """Starts watching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops watching."""
+        self._end.set()
+        self._active.set()
+        self._thread.join(1.0)
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            self._active.wait()
+            step = self._step
+            if step is not None and step is not self._named and time.monotonic() - step[1] > BLOCKING_SECONDS:
+                self._named = step
+                self.named.append(step[0])
+                log.warning(
+                    "an async hook blocks the event loop; it delays all async hooks: use await, or make it a plain def",
+                    hook=step[0],
+                    milliseconds=round((time.monotonic() - step[1]) * 1e3),
+                )
+            self._end.wait(BLOCKING_SECONDS / 2)
+            if self._step is None:
+                self._active.clear()
+                if self._step is not None:
+                    self._active.set()
+
+    @types.coroutine
+    def watched(self, coroutine: Coroutine[Any, Any, Any], name: str) -> Generator[Any, Any, Any]:
+        """Drives a coroutine step by step, noting when each step begins."""
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                self._step = (name, time.monotonic())
+                if not self._active.is_set():
+                    self._active.set()
+                try:
+                    waits_for = coroutine.send(value) if error is None else coroutine.throw(error)
+                except StopIteration as stopped:
+                    return stopped.value
+                finally:
+                    self._step = None
+                value, error = None, None
+                try:
+                    value = yield waits_for
+                except GeneratorExit:
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - a cancellation goes on into the hook
+                    error = raised
+        finally:
+            coroutine.close()
+
+
+Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class Threads:
+    """Up to so many threads of one trigger's own, made when they are needed. Daemons: none of them delays a shutdown."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._queued = 0
+        self._closed = False
+
+    def run(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Runs something on one of the threads; for the mill's loop."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._lock:
+            self._queued += 1
+            start = self._queued > self._idle and self._threads < self._limit
+            self._threads += start
+            self._idle += start
+        self._jobs.put((job, loop, future))
+        if start:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Ends the threads that are idle, and the others when they come back."""
+        with self._lock:
+            self._closed = True
+            count = self._threads
+        for _ in range(count):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                taken = self._jobs.get(timeout=THREAD_IDLE_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle > self._queued:  # nobody counts on this thread
+                        self._idle -= 1
+                        self._threads -= 1
+                        return
+                continue
+            if taken is None:
+                with self._lock:
+                    self._threads -= 1
+                    self._idle -= 1
+                return
+            job, loop, future = taken
+            with self._lock:
+                self._idle -= 1
+                self._queued -= 1
+            result = job()
+            with self._lock:
+                self._idle += 1
+            try:
+                loop.call_soon_threadsafe(_set, future, result)
+            except RuntimeError:  # the loop is closed: nobody waits for this hook any more
+                return
+            del taken, job, result, future
+
+
+def _set(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+class InlineWorker:
+    """A plugin bound to one trigger in this process.
+
+    Args:
+        binding: The plugin's instance and its hooks.
+        settings: Its typed arguments.
+        threads: The trigger's threads.
+        watch: Watches async hooks.
+        name: Name of the plugin.
+    """
+
+    def __init__(self, binding: Binding, settings: Any, threads: Threads, watch: LoopWatch, name: str) -> None:
+        self._binding = binding
+        self._threads = threads
+        self._watch = watch
+        self._name = name
+        self._tasks: dict[RunState, asyncio.Task[Called]] = {}
+        self.hooks: Mapping[str, bool] = {hook: bound.is_async for hook, bound in binding.hooks.items()}
+        self.settings = settings
+
+    async def call(self, hook: str, values: Mapping[str, Any], state: RunState) -> Called:
+        """See `Worker.call`."""
+        bound = self._binding.hooks[hook]
+        if not bound.is_async:
+            given = {**values, "ctx": LocalContext(state)}
+            context = contextvars.copy_context()
+            called: Called = await self._threads.run(lambda: context.run(_call_here, bound, given, state))
+            return called
+        given = {**values, "ctx": LocalAsyncContext(state)}
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks[state] = task
+        voice = current.set(state.voice)
+        started = time.perf_counter_ns()
+        try:
+            result = await self._watch.watched(call_async(bound, given), f"{self._name}.{hook}")
+            return Called(result, started=started, ended=time.perf_counter_ns())
+        except asyncio.CancelledError as error:
+            if state.cancelled is None:
+                raise
+            return Called(
+                error=RunCancelled(state.cancelled),
+                traceback=_shown(error),
+                started=started,
+                ended=time.perf_counter_ns(),
+            )
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is an error of its run, not of the engine
+            return Called(error=error, traceback=_shown(error), started=started, ended=time.perf_counter_ns())
+        finally:
+            current.reset(voice)
+            state.voice.end()
+            self._tasks.pop(state, None)
+
+    async def pieces(self, body: Any, state: RunState) -> AsyncIterator[Any]:
+        """See `Worker.pieces`."""
+        if hasattr(body, "__anext__"):
+            voice = current.set(state.voice)
+            try:
+                async for piece in body:
+                    yield piece
+            finally:
+                current.reset(voice)
+                await body.aclose() if hasattr(body, "aclose") else None
+            return
+        context = contextvars.copy_context()
+        end = object()
+        try:
+            while True:
+                called = await self._threads.run(lambda: context.run(_next_piece, body, end, state))
+                if isinstance(called, Called):
+                    assert called.error is not None
+                    raise called.error
+                if called is end:
+                    return
+                yield called
+        finally:
+            if hasattr(body, "close"):
+                self._threads.run(body.close)
+
+    def cancel(self, state: RunState, reason: str) -> None:
+        """See `Worker.cancel`."""
+        state.cancelled = reason
+        task = self._tasks.get(state)
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """See `Worker.close`."""
+        self._threads.close()
+
+
+def _call_here(bound: Any, given: Mapping[str, Any], state: RunState) -> Called:
+    current.set(state.voice)
+    started = time.perf_counter_ns()
+    try:
+        result = call(bound, given)
+        return Called(result, started=started, ended=time.perf_counter_ns())
+    except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is an error of its run, not of the engine
+        return Called(error=error, traceback=_shown(error), started=started, ended=time.perf_counter_ns())
+    finally:
+        state.voice.end()
+        current.set(None)
+
+
+def _next_piece(body: Iterator[Any], end: object, state: RunState) -> Any:
+    current.set(state.voice)
+    try:
+        return next(body, end)
+    except BaseException as error:  # noqa: BLE001 - as above
+        return Called(error=error, traceback=_shown(error))
+    finally:
+        current.set(None)
+
+
+def _shown(error: BaseException) -> str:
+    """The traceback as text, from the plugin's own first line on."""
+    frames = error.__traceback__
+    while (
+        frames is not None
+        and "/walmill/" in frames.tb_frame.f_code.co_filename.replace("\\", "/")
+        and frames.tb_next is not None
+    ):
+        if not frames.tb_frame.f_globals.get("__name__", "").startswith("walmill."):
+            break
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+class InlineExecutor:
+    """Makes workers in this process.
+
+    Args:
+        bind: Binds a plugin by name.
+        watch: Watches async hooks.
+    """
+
+    name = "inline"
+
+    def __init__(self, bind: Callable[[str], Binding], watch: LoopWatch) -> None:
+        self._bind = bind
+        self._watch = watch
+
+    async def open(self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int) -> InlineWorker:
+        """See `Executor.open`."""
+        threads = Threads(f"walmill-{plugin}", concurrency)
+        job = threads.run(lambda: self._bound(plugin, arguments))
+        outcome = await job
+        if isinstance(outcome, BaseException):
+            threads.close()
+            raise outcome
+        binding, settings = outcome
+        return InlineWorker(binding, settings, threads, self._watch, plugin)
+
+    def _bound(self, plugin: str, arguments: Mapping[str, Any]) -> tuple[Binding, Any] | BaseException:
+        try:
+            binding = self._bind(plugin)
+            registers = binding.hooks.get("register_settings")
+            made = call(registers, {}) if registers is not None else None
+            settings = parse(made, arguments) if is_settings(made) else dict(arguments)
+            return binding, settings
+        except KeyboardInterrupt:
+            return PluginFailure(f"the plugin {plugin!r} was interrupted while it was constructed")
+        except BaseException as error:  # noqa: BLE001 - handed to the loop, which raises it where it is awaited
+            return error
+
+    async def close(self) -> None:
+        """See `Executor.close`."""

@@ -1,0 +1,248 @@
+"""What the databases consist of: databases, tables, triggers, tokens. Immutable; changed by applying definitions.
+
+A definition is a small dict of JSON types. Definitions are part of commits, so the catalog at a sequence is what the
+definitions up to it say. Ids are given once and never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from walmill.errors import Conflict, DataCorruption, NotFound
+from walmill.model.schema import TableSchema
+from walmill.model.trigger import Trigger
+
+INTERNAL = "_internal"
+"""The database in which the engine writes what it observes about itself."""
+
+
+@frozen
+class Table:
+    """A table: its id, its database, its columns."""
+
+    id: int
+    database_id: int
+    schema: TableSchema
+
+
+@frozen
+class Database:
+    """A database: its id, its name, the ids of its tables and triggers by name."""
+
+    id: int
+    name: str
+    created_at: int = 0
+    tables: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    triggers: HashTrieMap[str, int] = field(factory=HashTrieMap)
+
+
+@frozen
+class Token:
+    """A token as it is kept: its hash, never itself."""
+
+    name: str
+    hash: str
+    created_at: int
+    expires_at: int | None = None
+    permissions: tuple[str, ...] = ("admin",)
+
+
+@frozen
+class Catalog:
+    """All definitions at one sequence.
+
+    Attributes:
+        next_id: The id that the next database, table or trigger gets.
+        generation: Raised by each change of a trigger; tells caches when to look again.
+    """
+
+    next_id: int = 1
+    generation: int = 0
+    databases: HashTrieMap[int, Database] = field(factory=HashTrieMap)
+    names: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    tables: HashTrieMap[int, Table] = field(factory=HashTrieMap)
+    triggers: HashTrieMap[int, Trigger] = field(factory=HashTrieMap)
+    tokens: HashTrieMap[str, Token] = field(factory=HashTrieMap)
+
+    def database(self, name: str) -> Database:
+        """The database of a name.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        found = self.find_database(name)
+        if found is None:
+            raise NotFound(f"there is no database {name!r}; `walmill show databases` lists them, a write creates one")
+        return found
+
+    def find_database(self, name: str) -> Database | None:
+        """The database of a name, or None."""
+        number = self.names.get(name)
+        return None if number is None else self.databases[number]
+
+    def find_table(self, database: Database | None, name: str) -> Table | None:
+        """The table of a name, or None."""
+        number = None if database is None else database.tables.get(name)
+        return None if number is None else self.tables[number]
+
+    def trigger(self, database: str, name: str) -> Trigger:
+        """The trigger of a name.
+
+        Raises:
+            NotFound: If there is no such database or trigger.
+        """
+        number = self.database(database).triggers.get(name)
+        if number is None:
+            raise NotFound(
+                f"there is no trigger {name!r} in the database {database!r}; `walmill show triggers` lists them"
+            )
+        return self.triggers[number]
+
+    def tables_of(self, database: Database) -> Iterator[Table]:
+        """The tables of a database, by name."""
+        for name in sorted(database.tables):
+            yield self.tables[database.tables[name]]
+
+    def apply(self, definition: Mapping[str, Any]) -> Catalog:
+        """This catalog after one definition.
+
+        Raises:
+            DataCorruption: For a definition that this version does not know.
+        """
+        change = _CHANGES.get(definition["op"])
+        if change is None:
+            raise DataCorruption(
+                f"the log holds the definition {definition['op']!r}, which this version does not know; "
+                "open the data directory with the version that wrote it"
+            )
+        return change(self, definition)
+
+
+def _create_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    made = Database(id=d["id"], name=d["name"], created_at=d.get("at", 0))
+    return evolve(
+        catalog,
+        next_id=max(catalog.next_id, made.id + 1),
+        databases=catalog.databases.insert(made.id, made),
+        names=catalog.names.insert(made.name, made.id),
+    )
+
+
+def _drop_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    database = catalog.databases[d["id"]]
+    tables, triggers = catalog.tables, catalog.triggers
+    for number in database.tables.values():
+        tables = tables.remove(number)
+    for number in database.triggers.values():
+        triggers = triggers.remove(number)
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.remove(database.id),
+        names=catalog.names.remove(database.name),
+        tables=tables,
+        triggers=triggers,
+    )
+
+
+def _create_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    database = catalog.databases[d["db"]]
+    made = Table(
+        id=d["id"], database_id=database.id, schema=TableSchema(d["name"], tuple(d["tags"]), dict(d["fields"]))
+    )
+    return evolve(
+        catalog,
+        next_id=max(catalog.next_id, made.id + 1),
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(
+            database.id, evolve(database, tables=database.tables.insert(d["name"], made.id))
+        ),
+        tables=catalog.tables.insert(made.id, made),
+    )
+
+
+def _add_columns(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    table = catalog.tables[d["id"]]
+    grown = evolve(table, schema=table.schema.with_columns(tuple(d["tags"]), d["fields"]))
+    return evolve(catalog, tables=catalog.tables.insert(table.id, grown))
+
+
+def _put_trigger(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    trigger = Trigger.from_json(d["trigger"])
+    database = catalog.databases[trigger.database_id]
+    return evolve(
+        catalog,
+        next_id=max(catalog.next_id, trigger.id + 1),
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(
+            database.id, evolve(database, triggers=database.triggers.insert(trigger.name, trigger.id))
+        ),
+        triggers=catalog.triggers.insert(trigger.id, trigger),
+    )
+
+
+def _drop_trigger(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    trigger = catalog.triggers[d["id"]]
+    database = catalog.databases[trigger.database_id]
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(
+            database.id, evolve(database, triggers=database.triggers.remove(trigger.name))
+        ),
+        triggers=catalog.triggers.remove(trigger.id),
+    )
+
+
+def _put_token(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    token = Token(
+        name=d["name"],
+        hash=d["hash"],
+        created_at=d["at"],
+        expires_at=d.get("expires"),
+        permissions=tuple(d.get("permissions", ("admin",))),
+    )
+    return evolve(catalog, tokens=catalog.tokens.insert(token.name, token))
+
+
+def _drop_token(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    return evolve(catalog, tokens=catalog.tokens.remove(d["name"]))
+
+
+_CHANGES = {
+    "create_database": _create_database,
+    "drop_database": _drop_database,
+    "create_table": _create_table,
+    "add_columns": _add_columns,
+    "put_trigger": _put_trigger,
+    "drop_trigger": _drop_trigger,
+    "put_token": _put_token,
+    "drop_token": _drop_token,
+}
+
+
+def create_database(catalog: Catalog, name: str, now: int) -> dict[str, Any]:
+    """The definition that creates a database.
+
+    Raises:
+        Conflict: If it exists.
+    """
+    if name in catalog.names:
+        raise Conflict(f"the database {name!r} exists already")
+    return {"op": "create_database", "id": catalog.next_id, "name": name, "at": now}
+
+
+def put_token(token: Token) -> dict[str, Any]:
+    """The definition that stores a token's hash."""
+    return {
+        "op": "put_token",
+        "name": token.name,
+        "hash": token.hash,
+        "at": token.created_at,
+        "expires": token.expires_at,
+        "permissions": list(token.permissions),
+    }

@@ -1,0 +1,85 @@
+"""A trigger: what binds a plugin to an event in a database, as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+ErrorPolicy = Literal["retry", "skip", "disable"]
+TriggerState = Literal["enabled", "disabled", "paused"]
+MissedPolicy = Literal["latest", "all", "skip"]
+
+
+@frozen(kw_only=True)
+class Trigger:
+    """A trigger definition.
+
+    Attributes:
+        id: Given once; never used again.
+        database_id: Its database.
+        name: Unique in its database.
+        plugin: Name of the entry point.
+        spec: The event, in its canonical text.
+        arguments: As they were given: text or JSON types.
+        policy: What a failed run means.
+        attempts: How many attempts `retry` makes before the dead letter.
+        max_concurrency: How many runs at a time.
+        max_batch_rows: About how many rows one batch holds; a commit is never cut.
+        methods: HTTP methods of a request trigger.
+        missed: What becomes of due times that were missed.
+        grants: Other databases that its runs may read and write; `*` for all.
+        derived: Whether `all_tables` and patterns see rows that on_write runs wrote.
+        executor: Where its hooks run.
+        run_async: InfluxDB's setting, as it was given; it became `max_concurrency`.
+        state: `enabled`; `disabled` by a person or the policy; `paused` by the engine.
+        reason: Why it is not enabled.
+        traceback: The traceback of the failure that disabled it.
+        generation: Raised by every change; a run of an older generation cannot commit.
+        created_at: ns since the epoch.
+        changed_at: ns since the epoch; a schedule counts from here.
+    """
+
+    id: int
+    database_id: int
+    name: str
+    plugin: str
+    spec: str
+    arguments: Mapping[str, Any] = field(factory=dict)
+    policy: ErrorPolicy = "retry"
+    attempts: int = 5
+    max_concurrency: int = 1
+    max_batch_rows: int = 100_000
+    methods: tuple[str, ...] = ("GET", "POST")
+    missed: MissedPolicy = "latest"
+    grants: tuple[str, ...] = ()
+    derived: bool = False
+    executor: str = "inline"
+    run_async: bool = False
+    state: TriggerState = "enabled"
+    reason: str | None = None
+    traceback: str | None = None
+    generation: int = 1
+    created_at: int = 0
+    changed_at: int = 0
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it gets events."""
+        return self.state == "enabled"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of JSON types."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trigger:
+        """From what `to_json` gave; members that a later version added are left out."""
+        known = {attribute.name for attribute in attrs.fields(cls)}
+        given = {name: value for name, value in data.items() if name in known}
+        for name in ("methods", "grants"):
+            if name in given:
+                given[name] = tuple(given[name])
+        return cls(**given)

@@ -1,0 +1,48 @@
+"""What an engine is told when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import field, frozen
+
+from walmill.clock import Clock, SystemClock
+from walmill.context.local import Limits
+
+
+@frozen(kw_only=True)
+class EngineOptions:
+    """How an engine works.
+
+    Attributes:
+        data_dir: Where its data is; None keeps everything in memory, for tests and notebooks.
+        segment_bytes: Size of a log segment.
+        flush_interval: Seconds by which a commit may wait for others; 0 commits at once when idle.
+        shutdown_timeout: Seconds that runs may take to finish when the engine stops.
+        query_memory: Bytes that the queries may use together.
+        query_timeout: Seconds that one query may take.
+        limits: What one run may use.
+        disabled_plugins: Plugins that are not to be used.
+        allowed_plugins: The only plugins that may be used; None allows all that are installed.
+        strict_plugins: Whether a broken plugin keeps the engine from starting.
+        wrappers: Plugins whose hook wrappers act on other distributions' plugins as well.
+        discover_plugins: Whether installed plugins are looked for.
+        operator_token: Whether the first start makes an operator token and leaves it in `data_dir`.
+        clock: The time.
+    """
+
+    data_dir: Path | None = None
+    segment_bytes: int = 64 * 2**20
+    flush_interval: float = 0.0
+    shutdown_timeout: float = 30.0
+    query_memory: int = 2 * 2**30
+    query_timeout: float | None = 60.0
+    limits: Limits = field(factory=Limits)
+    disabled_plugins: Sequence[str] = ()
+    allowed_plugins: Sequence[str] | None = None
+    strict_plugins: bool = False
+    wrappers: Sequence[str] = ()
+    discover_plugins: bool = True
+    operator_token: bool = False
+    clock: Clock = field(factory=SystemClock)

@@ -1,0 +1,91 @@
+"""What the engine knows of a plugin: plain data, so that it can come from another process as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+from walmill.errors import InvalidRequest, PluginFailure
+from walmill.triggers.spec import Spec
+from walmill_hookspecs.settings import SettingInfo, check
+
+Status = Literal["active", "disabled", "broken"]
+TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request")
+
+
+@frozen(kw_only=True)
+class PluginDescription:
+    """A plugin as `walmill plugin list` shows it.
+
+    Attributes:
+        name: Name of the entry point; what triggers call it by.
+        distribution: Name of the installed distribution; None for an object that an application registered.
+        version: Version of that distribution.
+        value: Where the entry point points to.
+        hooks: Names of the hooks that it implements, and whether each is `async def`.
+        settings: Its settings, if it describes them.
+        status: `active`, `disabled` by the server's settings, or `broken`.
+        cause: Why it is broken, in one sentence.
+        summary: First line of its documentation.
+    """
+
+    name: str
+    distribution: str | None = None
+    version: str | None = None
+    value: str = ""
+    hooks: Mapping[str, bool] = field(factory=dict)
+    settings: tuple[SettingInfo, ...] | None = None
+    status: Status = "active"
+    cause: str | None = None
+    summary: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict of JSON types."""
+        data = attrs.asdict(self, recurse=False)
+        data["hooks"] = dict(self.hooks)
+        data["settings"] = None if self.settings is None else [info.to_json() for info in self.settings]
+        return data
+
+    def require(self, spec: Spec) -> None:
+        """Checks that a trigger of this spec can use the plugin.
+
+        Raises:
+            PluginFailure: If the plugin is broken.
+            InvalidRequest: If it is disabled, or lacks the hook; the message names the hooks that it has.
+        """
+        if self.status == "broken":
+            raise PluginFailure(f"the plugin {self.name!r} is broken: {self.cause}")
+        if self.status == "disabled":
+            raise InvalidRequest(f"the plugin {self.name!r} is disabled by the server's settings")
+        if spec.hook not in self.hooks:
+            have = [hook for hook in TRIGGER_HOOKS if hook in self.hooks]
+            raise InvalidRequest(
+                f"the plugin {self.name!r} lacks the hook {spec.hook}, which the spec {str(spec)!r} needs; "
+                f"it has {', '.join(have) if have else 'no hook for triggers'}"
+            )
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
+        """All problems of a trigger's arguments, one sentence each."""
+        if self.settings is None:
+            return []
+        _, problems = check(self.settings, arguments)
+        return problems
+
+    def hide_secrets(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments with the values of secrets hidden; references (`env:`, `file:`) stay, they are no secrets."""
+        secrets = {info.name for info in self.settings or () if info.kind == "secret"}
+        return {name: _hidden(value) if name in secrets else value for name, value in arguments.items()}
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("env:", "file:")):
+        return value
+    return "***"
+
+
+def names(descriptions: Sequence[PluginDescription]) -> str:
+    """The names of plugins, for a message."""
+    return ", ".join(sorted(description.name for description in descriptions)) or "none"

@@ -1,0 +1,295 @@
+"""Runs SQL over the tables of one view. Read-only; DataFusion is imported with the first query."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from attrs import frozen
+
+from walmill.buffer.table import TableBuffer
+from walmill.errors import InvalidRequest
+from walmill.query.driver import Driver, wait
+from walmill.query.errors import translate
+from walmill.query.parameters import bind, check_used
+
+if TYPE_CHECKING:
+    from datafusion import DataFrame, RecordBatchStream, SessionContext
+
+    from walmill.query.provider import ExtraSchema, QuerySchema, TableCache
+
+Extra = Mapping[str, Mapping[str, Callable[[], pa.Table]]]
+"""Further schemas: for each its tables, made by a call when a query names them."""
+
+MEMORY_LIMIT = 256 * 2**20
+
+
+@frozen
+class _Plan:
+    """A planned query and all that has to live as long as it runs."""
+
+    context: SessionContext
+    schema: QuerySchema
+    extra: Mapping[str, ExtraSchema]
+    frame: DataFrame
+
+
+@frozen
+class _Running:
+    """A query whose batches are being read."""
+
+    plan: _Plan
+    stream: RecordBatchStream
+    driver: Driver
+    deadline: float | None
+    timeout: float | None
+    meaning: Callable[[BaseException], BaseException]
+
+
+class QueryEngine:
+    """Runs queries for all threads at once; each has a session, and a memory pool, of its own.
+
+    A query sees the tables that it is given and nothing else: what the planner allows is SELECT, EXPLAIN, SHOW and DESCRIBE.
+
+    Args:
+        memory_limit: Bytes that sorts, joins and groups of one query may use, at least 1 MB.
+        partitions: So many cores may work for one query; None takes those of the machine, at most 4.
+    """
+
+    def __init__(self, *, memory_limit: int = MEMORY_LIMIT, partitions: int | None = None) -> None:
+        if memory_limit < 2**20:
+            raise InvalidRequest(f"the memory limit for queries is {memory_limit} bytes; give at least {2**20}")
+        self._memory_limit = memory_limit
+        self._partitions = partitions or min(os.cpu_count() or 1, 4)
+        self._driver = Driver()
+        self._lock = threading.Lock()
+        self._cache: TableCache | None = None
+
+    def query(
+        self,
+        tables: Mapping[str, TableBuffer],
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        extra: Extra | None = None,
+    ) -> pa.Table:
+        """Runs a query and returns all rows.
+
+        Args:
+            tables: The tables of the database, by name; looked up only as the query names them.
+            sql: One statement.
+            params: Values for its `$name` placeholders: None, bool, int, float, str, bytes, or an aware datetime.
+            timeout: Seconds after which the query is stopped; None never.
+            extra: Further schemas beside that of the database.
+
+        Returns:
+            The rows; `time` is timestamp[ns] without zone, in UTC.
+
+        Raises:
+            TableNotFound: If a table does not exist; the message names those spelled alike.
+            InvalidRequest: If the query or a parameter is wrong, or the query would change something.
+            NotSupported: If the SQL is right and DataFusion cannot do it.
+            QueryTooLarge: If it needs more memory than the limit.
+            QueryTimeout: If it was stopped at the timeout.
+            QueryStopped: If the engine was closed meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        plan = self._plan(tables, sql, params, extra)
+        try:
+            batches = wait(self._driver.submit(_drain(plan.frame.execute_stream())), deadline, timeout)
+        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            raise self._meaning(error, plan.schema, plan.extra) from None
+        return pa.Table.from_batches(batches, None if batches else plan.frame.schema())
+
+    def stream(
+        self,
+        tables: Mapping[str, TableBuffer],
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        extra: Extra | None = None,
+    ) -> ResultStream:
+        """Runs a query and hands out its rows as they come; what is read is not kept.
+
+        Args:
+            tables: As in `query`.
+            sql: As in `query`.
+            params: As in `query`.
+            timeout: Seconds from now after which the stream fails, whoever is slow; None never.
+            extra: As in `query`.
+
+        Returns:
+            A stream of batches. Close it, or read it to its end.
+
+        Raises:
+            WalmillError: As `query` does, if it goes wrong before the first batch; later errors come from the stream.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        plan = self._plan(tables, sql, params, extra)
+        try:
+            stream = plan.frame.execute_stream()
+        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            raise self._meaning(error, plan.schema, plan.extra) from None
+        running = _Running(
+            plan, stream, self._driver, deadline, timeout, lambda error: self._meaning(error, plan.schema, plan.extra)
+        )
+        return ResultStream(running)
+
+    def close(self) -> None:
+        """Stops all queries and streams that still run. A second call does nothing."""
+        self._driver.close()
+
+    def _plan(
+        self,
+        tables: Mapping[str, TableBuffer],
+        sql: str,
+        params: Mapping[str, Any] | None,
+        extra: Extra | None,
+    ) -> _Plan:
+        from datafusion import RuntimeEnvBuilder, SessionConfig, SQLOptions
+
+        from walmill.query import provider
+
+        with self._lock:
+            if self._cache is None:
+                self._cache = provider.TableCache()
+            cache = self._cache
+        bound = bind(params)
+        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(self._memory_limit)
+        context = provider.new_context(SessionConfig().with_target_partitions(self._partitions), runtime)
+        catalog = context.catalog(provider.CATALOG)
+        catalog.deregister_schema(provider.SCHEMA)
+        schema = provider.QuerySchema(cache, tables)
+        catalog.register_schema(provider.SCHEMA, schema)
+        others = {name: provider.ExtraSchema(cache, makers) for name, makers in (extra or {}).items()}
+        for name, other in others.items():
+            catalog.register_schema(name, other)
+        options = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)
+        try:
+            if bound:
+                unbound = context.sql(sql, options=options)
+                check_used(bound, unbound.logical_plan().display_indent())
+            # a value that no query can use makes DataFusion check for placeholders without one
+            frame = context.sql(sql, options=options, param_values={**bound, "": None})
+        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            raise self._meaning(error, schema, others) from None
+        schema.planned = True
+        for other in others.values():
+            other.planned = True
+        return _Plan(context, schema, others, frame)
+
+    def _meaning(
+        self,
+        error: BaseException,
+        schema: QuerySchema,
+        extra: Mapping[str, ExtraSchema],
+    ) -> BaseException:
+        """What to raise for an error of DataFusion, or of a table that it asked for."""
+        from walmill.query import provider
+
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            return error
+        for failure in (schema.failure, *(other.failure for other in extra.values())):
+            if failure is not None:
+                return failure
+        names = {name: other.table_names for name, other in extra.items()}
+        names[provider.SCHEMA] = schema.table_names
+        return translate(
+            error,
+            catalog=provider.CATALOG,
+            schema=provider.SCHEMA,
+            tables=names,
+            memory_limit=self._memory_limit,
+        )
+
+
+class ResultStream(Iterator[pa.RecordBatch]):
+    """The rows of a running query. Made by `QueryEngine.stream`; one thread reads, any thread may close.
+
+    `to_reader()` gives a `pyarrow.RecordBatchReader` for libraries that want one; that class cannot stop a query when it is
+    closed, so it is not what the engine hands out.
+
+    Attributes:
+        schema: Columns of all batches.
+    """
+
+    def __init__(self, running: _Running) -> None:
+        self._lock = threading.Lock()
+        self._running: _Running | None = running
+        self._future: Future[pa.RecordBatch | None] | None = None
+        self._first = self._read()
+        self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
+
+    def __iter__(self) -> ResultStream:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        batch, self._first = self._first, None
+        if batch is None:
+            batch = self._read()
+        if batch is None:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def read_all(self) -> pa.Table:
+        """All rows that were not read yet."""
+        return pa.Table.from_batches(self, self.schema)
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The rows that were not read yet as a pyarrow reader. When it is dropped, this stream is closed."""
+        return pa.RecordBatchReader.from_batches(self.schema, _closing(self))
+
+    def close(self) -> None:
+        """Stops the query if it still runs. A thread that waits for a batch gets `QueryStopped`. May be called often."""
+        with self._lock:
+            future, self._future = self._future, None
+            self._running = self._first = None
+        if future is not None:
+            future.cancel()
+
+    def __enter__(self) -> ResultStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self) -> pa.RecordBatch | None:
+        """The next batch that has rows; None at the end."""
+        with self._lock:
+            running = self._running
+            if running is None:
+                return None
+            self._future = future = running.driver.submit(_next_batch(running.stream))
+        try:
+            return wait(future, running.deadline, running.timeout)
+        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            self.close()
+            raise running.meaning(error) from None
+
+
+def _closing(stream: ResultStream) -> Iterator[pa.RecordBatch]:
+    with stream:
+        yield from stream
+
+
+async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
+    async for batch in stream:
+        rows = batch.to_pyarrow()
+        if rows.num_rows:
+            return rows
+    return None
+
+
+async def _drain(stream: RecordBatchStream) -> list[pa.RecordBatch]:
+    return [batch.to_pyarrow() async for batch in stream]

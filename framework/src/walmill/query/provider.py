@@ -1,0 +1,222 @@
+"""The tables of one query as DataFusion sees them, and what is kept of them between queries.
+
+Importing this module imports DataFusion.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+
+import pyarrow as pa
+import pyarrow.dataset as pa_dataset
+from attrs import define, field
+from datafusion import SessionConfig, SessionContext
+from datafusion.catalog import SchemaProvider, Table
+
+from walmill.buffer.table import Log, TableBuffer
+from walmill.model.schema import TableSchema, arrow_schema
+from walmill.query.merge import UniqueRows, advance
+
+CATALOG = "public"
+SCHEMA = "iox"
+
+_FEW = 8  # up to so many batches become one table anew; beyond that, tables of older batches are used again
+_GROWTH = 4  # a group of batches is joined with the one before it unless that is so many times larger
+_MOST_SCHEMAS = 4096
+
+Groups = tuple[tuple[tuple[pa.RecordBatch, ...], Table], ...]
+
+
+@define(eq=False)
+class _Line:
+    """What is known of one line of snapshots: the newest rows seen, and tables over their batches."""
+
+    lock: threading.Lock = field(factory=threading.Lock)
+    unique: UniqueRows | None = None
+    groups: Groups = ()
+
+
+class TableCache:
+    """Makes DataFusion tables from table buffers, and keeps them as long as the buffers live. For all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._maker = new_context(SessionConfig())
+        self._lines: weakref.WeakKeyDictionary[Log, _Line] = weakref.WeakKeyDictionary()
+        self._tables: weakref.WeakKeyDictionary[TableBuffer, Table] = weakref.WeakKeyDictionary()
+        self._shapes: dict[object, Table] = {}
+
+    def table(self, buffer: TableBuffer) -> Table:
+        """The rows of a snapshot, without repetitions."""
+        if buffer.num_rows == 0:
+            return self._shape(buffer.schema, dictionaries=False)
+        with self._lock:
+            table = self._tables.get(buffer)
+            if table is not None:
+                return table
+            line = self._lines.get(buffer.log)
+            if line is None:
+                line = self._lines[buffer.log] = _Line()
+        with line.lock:
+            unique = advance(line.unique, buffer)
+            groups = self._group(unique.parts, line.groups)
+            table = self._join(unique, groups)
+            if line.unique is None or unique.rows >= line.unique.rows:
+                line.unique, line.groups = unique, groups
+        with self._lock:
+            self._tables[buffer] = table
+        return table
+
+    def description(self, buffer: TableBuffer) -> Table:
+        """An empty table with the columns as `information_schema` shows them: tags are dictionaries, as clients expect."""
+        return self._shape(buffer.schema, dictionaries=True)
+
+    def of_batches(self, batches: list[pa.RecordBatch]) -> Table:
+        """A table over batches with one schema; at least one."""
+        # the planner calls us from within its runtime, where registering a table and getting it back would panic:
+        # nothing here may wait for anything of DataFusion's
+        return Table(self._maker.read_batches(batches))
+
+    def _shape(self, schema: TableSchema, *, dictionaries: bool) -> Table:
+        key = (dictionaries, schema.tags, tuple(schema.fields.items()))
+        with self._lock:
+            table = self._shapes.get(key)
+        if table is None:
+            columns = arrow_schema(schema)
+            if dictionaries:
+                kind = pa.dictionary(pa.int32(), pa.string())
+                for place in range(len(schema.tags)):
+                    columns = columns.set(place, columns.field(place).with_type(kind))
+            rows = pa.RecordBatch.from_pylist([], schema=columns)
+            table = _described(rows) if dictionaries else self.of_batches([rows])
+            with self._lock:
+                if len(self._shapes) >= _MOST_SCHEMAS:
+                    self._shapes.clear()
+                self._shapes[key] = table
+        return table
+
+    def _group(self, parts: tuple[pa.RecordBatch, ...], old: Groups) -> Groups:
+        """Tables over the parts, few and of falling size; those that did not change are used again."""
+        if len(parts) < _FEW:
+            return ()
+        sizes: list[int] = []
+        for size in [len(batches) for batches, _ in old]:
+            if sum(sizes) + size <= len(parts):
+                sizes.append(size)
+        if sum(sizes) < len(parts):
+            sizes.append(len(parts) - sum(sizes))
+        while len(sizes) > 1 and sizes[-2] < _GROWTH * sizes[-1]:
+            sizes[-2:] = [sizes[-2] + sizes[-1]]
+        known = {tuple(map(id, batches)): table for batches, table in old}
+        groups = []
+        start = 0
+        for size in sizes:
+            batches = parts[start : start + size]
+            start += size
+            table = known.get(tuple(map(id, batches)))
+            groups.append((batches, self.of_batches(list(batches)) if table is None else table))
+        return tuple(groups)
+
+    def _join(self, unique: UniqueRows, groups: Groups) -> Table:
+        if not groups:
+            return self.of_batches(unique.batches())
+        tables = [table for _, table in groups]
+        if unique.rest is not None:
+            tables.append(self.of_batches([unique.rest]))
+        frames = [self._maker.read_table(table) for table in tables]
+        joined = frames[0]
+        for frame in frames[1:]:
+            joined = joined.union(frame)
+        return Table(joined)
+
+
+class QuerySchema(SchemaProvider):
+    """The tables of the database that a query names, made when the planner asks for them.
+
+    While a query is planned, a table is its rows. Afterwards only `information_schema` asks, and gets descriptions.
+
+    Attributes:
+        planned: Set when planning is done.
+        failure: What went wrong while a table was made; DataFusion would tell only its text.
+    """
+
+    def __init__(self, cache: TableCache, tables: Mapping[str, TableBuffer]) -> None:
+        self._cache = cache
+        self._tables = tables
+        self.planned = False
+        self.failure: BaseException | None = None
+
+    @property
+    def table_names(self) -> list[str]:  # type: ignore[override]  # DataFusion reads an attribute, its base class says method
+        """Names of all tables."""
+        return sorted(self._tables)
+
+    def table(self, name: str) -> Table | None:
+        """The table of that name, or None."""
+        if name not in self._tables:
+            return None
+        try:
+            buffer = self._tables[name]
+            return self._cache.description(buffer) if self.planned else self._cache.table(buffer)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def table_exist(self, name: str) -> bool:
+        """Whether there is such a table."""
+        return name in self._tables
+
+
+class ExtraSchema(SchemaProvider):
+    """Tables that somebody else makes, such as `system.*`: each is made once per query, when it is asked for.
+
+    Attributes:
+        planned: As in `QuerySchema`.
+        failure: What went wrong while a table was made.
+    """
+
+    def __init__(self, cache: TableCache, makers: Mapping[str, Callable[[], pa.Table]]) -> None:
+        self._cache = cache
+        self._makers = makers
+        self._made: dict[str, pa.Table] = {}
+        self.planned = False
+        self.failure: BaseException | None = None
+
+    @property
+    def table_names(self) -> list[str]:  # type: ignore[override]  # see QuerySchema
+        """Names of all tables."""
+        return sorted(self._makers)
+
+    def table(self, name: str) -> Table | None:
+        """The table of that name, or None."""
+        if name not in self._makers:
+            return None
+        try:
+            if name not in self._made:
+                self._made[name] = self._makers[name]()
+            rows = self._made[name]
+            empty = pa.RecordBatch.from_pylist([], schema=rows.schema)
+            if self.planned:
+                return _described(empty)
+            return self._cache.of_batches(rows.combine_chunks().to_batches() or [empty])
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def table_exist(self, name: str) -> bool:
+        """Whether there is such a table."""
+        return name in self._makers
+
+
+def _described(empty: pa.RecordBatch) -> Table:
+    """A table for `information_schema`: a data set counts as BASE TABLE there, our other tables would count as views."""
+    return Table(pa_dataset.dataset(empty))
+
+
+def new_context(config: SessionConfig, runtime: object = None) -> SessionContext:
+    """A DataFusion session with the default names of this engine; costs about 0.1 ms."""
+    config = config.with_information_schema(True).with_default_catalog_and_schema(CATALOG, SCHEMA)
+    config = config.with_create_default_catalog_and_schema(True)
+    return SessionContext(config, runtime)  # type: ignore[arg-type]

@@ -1,0 +1,333 @@
+"""The committer: the one thread that changes anything.
+
+It takes what has queued, decides on each submission against everything decided before it, writes one frame, syncs it,
+publishes the view, wakes the mill, and then answers. An answer never waits for a plugin, and no plugin runs here.
+"""
+
+from __future__ import annotations
+
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import structlog
+from attrs import define, field, frozen
+
+from walmill.clock import Clock
+from walmill.errors import Internal, Unavailable, WalmillError
+from walmill.model.cursor import Cursor
+from walmill.store.commit import Commit, from_entry, to_entry
+from walmill.store.draft import Draft
+from walmill.store.submission import Flush, Outcome, Submission, Ticket, settle_all
+from walmill.store.view import View
+from walmill.wal.log import Log
+
+FRAME_BYTES = 8 * 2**20
+"""A frame gathers about this much, unless one commit alone is larger."""
+MOVE_SECONDS = 1.0
+"""Cursors that moved without a commit are written at most this much later."""
+
+log = structlog.get_logger("walmill.committer")
+
+
+@frozen
+class Published:
+    """What the committer tells the mill after a sync.
+
+    Attributes:
+        view: The new view.
+        commits: The commits that it has and the one before had not, in order; their rows lie in the log's mapping.
+        moves: Cursors that are durable now though no commit moved them.
+        at: `time.perf_counter_ns()` right after the sync.
+    """
+
+    view: View
+    commits: tuple[Commit, ...]
+    moves: Mapping[int, Cursor]
+    at: int
+
+
+@define
+class _Item:
+    submission: Submission
+    ticket: Ticket
+    due: float = 0.0
+
+
+@define
+class _Decided:
+    item: _Item
+    commit: Commit | None
+    value: object
+
+
+@define
+class Figures:
+    """What the committer counts; read by `/metrics`.
+
+    Attributes:
+        frames: Frames written.
+        commits: Commits written.
+        rows: Rows written.
+        failures: Frames that could not be written or synced.
+        sync_ns: How long the newest syncs took, ns.
+    """
+
+    frames: int = 0
+    commits: int = 0
+    rows: int = 0
+    failures: int = 0
+    sync_ns: deque[int] = field(factory=lambda: deque(maxlen=4096))
+
+
+class Committer:
+    """Owns the log and everything that changes.
+
+    Args:
+        wal: The log, replayed.
+        view: The view after the replay.
+        clock: For commit times.
+        publish: Called in the committer's thread after each sync, before the answers; it must not block.
+        flush_interval: Seconds by which a frame may wait for others; 0 commits at once when idle.
+    """
+
+    def __init__(
+        self,
+        wal: Log,
+        view: View,
+        clock: Clock,
+        publish: Callable[[Published], None],
+        *,
+        flush_interval: float = 0.0,
+    ) -> None:
+        self._wal = wal
+        self._clock = clock
+        self._publish = publish
+        self._interval = flush_interval
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._held: deque[_Item] = deque()
+        self._lazy: list[_Item] = []
+        self._moves: dict[int, Cursor] = {}
+        self._moves_due = float("inf")
+        self._moves_lock = threading.Lock()
+        self._decided = view
+        self._stopping = False
+        self._closed = False
+        self._gate = threading.Lock()
+        self._last_flush = 0.0
+        self.view = view
+        self.figures = Figures()
+        self._thread = threading.Thread(target=self._run, name="walmill-committer", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
+        """Queues a submission; from any thread.
+
+        Args:
+            submission: What to commit.
+            ticket: How it is answered; a ticket for a thread if None.
+
+        Raises:
+            Unavailable: If the engine is shutting down.
+        """
+        mine = ticket if ticket is not None else Ticket()
+        with self._gate:
+            if self._stopping:
+                raise Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
+            due = time.monotonic() + submission.lazy if submission.lazy else 0.0
+            self._queue.put(_Item(submission, mine, due))
+        return mine
+
+    def move(self, trigger: int, cursor: Cursor) -> None:
+        """Notes that a cursor moved without a commit; written with the next frame, or a second later; from any thread."""
+        with self._moves_lock:
+            self._moves[trigger] = cursor
+            if self._moves_due == float("inf"):
+                self._moves_due = time.monotonic() + MOVE_SECONDS
+                wake = True
+            else:
+                wake = False
+        if wake:
+            self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Commits what has queued, writes the cursors, and ends the thread; says whether it ended in time."""
+        with self._gate:
+            if not self._stopping:
+                self._stopping = True
+                self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            items = self._take()
+            if items:
+                self._flush(items)
+            if self._closed and not self._held:
+                break
+        rest = list(self._lazy)
+        self._lazy.clear()
+        if rest or self._moves:
+            self._flush(rest)
+
+    def _take(self) -> list[_Item]:
+        """What goes into the next frame: waits until there is something that wants one."""
+        taken: list[_Item] = []
+        size = 0
+        while not self._closed or self._held:
+            item = self._next(block=not taken and not self._held)
+            if item is None:
+                break
+            if item.submission.lazy and item.due > time.monotonic():
+                self._lazy.append(item)
+                continue
+            taken.append(item)
+            size += item.submission.size
+            if size >= FRAME_BYTES:
+                break
+            if len(taken) == 1 and self._interval:
+                self._linger()
+        if not taken and not self._lazy_is_due():
+            return []
+        taken.extend(self._lazy)
+        self._lazy.clear()
+        return taken
+
+    def _next(self, *, block: bool) -> _Item | None:
+        if self._held:
+            return self._held.popleft()
+        try:
+            if block:
+                due = min((item.due for item in self._lazy), default=None)
+                timeout = None if due is None else max(0.0, due - time.monotonic())
+                item = self._queue.get(timeout=timeout)
+            else:
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if item is None:
+            self._closed = True
+            while not self._queue.empty():
+                rest = self._queue.get_nowait()
+                if rest is not None:
+                    self._held.append(rest)
+            return self._held.popleft() if self._held else None
+        return item
+
+    def _lazy_is_due(self) -> bool:
+        now = time.monotonic()
+        return any(item.due <= now for item in self._lazy)
+
+    def _linger(self) -> None:
+        wait = self._last_flush + self._interval - time.monotonic()
+        if wait > 0 and not self._stopping:
+            time.sleep(wait)
+
+    def _flush(self, items: list[_Item]) -> None:
+        """Decides, writes, syncs, publishes, wakes, answers."""
+        answers: list[tuple[Ticket, Outcome]] = []
+        with self._moves_lock:
+            moves, self._moves = self._moves, {}
+            self._moves_due = float("inf")
+        before = self._decided
+        now = max(before.time, self._clock.now_ns())
+        moves = {trigger: cursor for trigger, cursor in moves.items() if trigger in before.catalog.triggers}
+        self._decided = before.move_cursors(moves)
+        decided = list(self._decide_all(items, now, answers))
+        commits = [one.commit for one in decided if one.commit is not None]
+        if commits or moves:
+            try:
+                published = self._write(commits, moves, now, decided)
+            except Exception as error:  # noqa: BLE001 - whatever happened, nothing of it is published and all are told
+                self._decided = before
+                self.figures.failures += 1
+                self._keep_moves(moves)
+                refusal = self._refusal(error)
+                answers += [(one.item.ticket, Outcome(error=refusal)) for one in decided]
+                settle_all(answers)
+                return
+            self._publish(published)
+            # The mill waits for the interpreter's lock: let it run its hooks before the answers are sent.
+            time.sleep(0)
+        answers += [
+            (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
+            for one in decided
+        ]
+        settle_all(answers)
+
+    def _decide_all(
+        self, items: Sequence[_Item], now: int, answers: list[tuple[Ticket, Outcome]]
+    ) -> Iterator[_Decided]:
+        for item in items:
+            draft = Draft(self._decided, now)
+            try:
+                value = item.submission.prepare(draft)
+                commit = draft.build()
+            except WalmillError as error:
+                answers.append((item.ticket, Outcome(error=error)))
+                continue
+            except Exception as error:
+                log.exception("a submission could not be decided", submission=type(item.submission).__name__)
+                answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
+                continue
+            if commit is not None:
+                self._decided = self._decided.decide(commit)
+            yield _Decided(item, commit, value)
+
+    def _write(
+        self, commits: list[Commit], moves: Mapping[int, Cursor], now: int, decided: Sequence[_Decided]
+    ) -> Published:
+        notes = {"cursors": {str(trigger): cursor.to_json() for trigger, cursor in moves.items()}} if moves else {}
+        receipt = self._wal.append([to_entry(commit) for commit in commits], notes, now)
+        early = [
+            (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
+            for one in decided
+            if one.item.submission.no_sync
+        ]
+        if early:
+            settle_all(early)
+        frame = self._wal.mapped(receipt)
+        durable = [
+            from_entry(entry, frame.first_sequence + place, frame.commit_time) if commit.rows else commit
+            for place, (entry, commit) in enumerate(zip(frame.entries, commits, strict=True))
+        ]
+        view = self._decided.store_rows(durable)
+        started = time.perf_counter_ns()
+        self._wal.sync()
+        at = time.perf_counter_ns()
+        self.figures.sync_ns.append(at - started)
+        self.figures.frames += 1
+        self.figures.commits += len(commits)
+        self.figures.rows += sum(commit.num_rows for commit in commits)
+        self._last_flush = time.monotonic()
+        self._decided = self.view = view
+        return Published(view, tuple(durable), moves, at)
+
+    def _keep_moves(self, moves: Mapping[int, Cursor]) -> None:
+        with self._moves_lock:
+            self._moves = {**moves, **self._moves}
+            if not self._moves:
+                return
+            self._moves_due = time.monotonic() + MOVE_SECONDS
+        if not self._stopping:
+            self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
+
+    def _refusal(self, error: Exception) -> WalmillError:
+        if isinstance(error, WalmillError):
+            log.warning("a frame could not be written", error=error.message)
+            return error
+        log.error("a frame could not be written", error=repr(error))
+        if isinstance(error, OSError):
+            return Unavailable(
+                f"the log could not be written ({error.strerror or error}); nothing of this write was kept, send it again",
+                retry_after=5,
+            )
+        return Internal(f"the engine met an error of its own while writing the log: {error!r}")

@@ -1,0 +1,39 @@
+"""Replay: from the log to the view that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from walmill.model.cursor import Cursor
+from walmill.store.commit import Commit, from_entry
+from walmill.store.view import View
+from walmill.wal.entry import Frame
+
+
+def replay(frames: Iterable[Frame], each: Callable[[Commit], None] | None = None) -> View:
+    """The view after all frames of a log.
+
+    Args:
+        frames: In the order of the log.
+        each: Called with every commit, in order.
+
+    Raises:
+        DataCorruption: If a frame cannot be read.
+    """
+    view = View()
+    for frame in frames:
+        commits = [
+            from_entry(entry, frame.first_sequence + place, frame.commit_time)
+            for place, entry in enumerate(frame.entries)
+        ]
+        moves = frame.notes.get("cursors", {})
+        if moves:
+            view = view.move_cursors({int(trigger): Cursor.from_json(cursor) for trigger, cursor in moves.items()})
+        for commit in commits:
+            view = view.decide(commit)
+        if commits:
+            view = view.store_rows(commits)
+        for commit in commits:
+            if each is not None:
+                each(commit)
+    return view

@@ -1,0 +1,119 @@
+"""A view: everything at one sequence. Immutable; publishing one is one assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from attrs import evolve, field, frozen
+from rpds import HashTrieMap
+
+from walmill.buffer.table import TableBuffer
+from walmill.cache.state import State, database_space, trigger_space
+from walmill.model.catalog import Catalog, Database
+from walmill.model.cursor import Cursor
+from walmill.store.commit import Commit
+
+
+@frozen
+class View:
+    """Everything at one sequence.
+
+    Attributes:
+        sequence: All commits up to this one are in it, and no other.
+        time: Commit time of that commit, ns.
+        catalog: The definitions.
+        tables: The rows, by id of table; a table without rows has no entry.
+        cursors: How far each trigger is, by id.
+        state: The state of plugins.
+    """
+
+    sequence: int = 0
+    time: int = 0
+    catalog: Catalog = field(factory=Catalog)
+    tables: HashTrieMap[int, TableBuffer] = field(factory=HashTrieMap)
+    cursors: HashTrieMap[int, Cursor] = field(factory=HashTrieMap)
+    state: State = field(factory=State)
+
+    def decide(self, commit: Commit) -> View:
+        """This view with a commit's definitions, cursor and state, still without its rows.
+
+        The committer decides on the next commit against this; `store_rows` adds what the log then holds.
+        """
+        catalog, cursors, state = self.catalog, self.cursors, self.state
+        for definition in commit.definitions:
+            if definition["op"] == "drop_trigger":
+                cursors = cursors.discard(definition["id"])
+                state = state.drop(trigger_space(definition["id"]))
+            elif definition["op"] == "drop_database":
+                dropped = catalog.databases[definition["id"]]
+                for trigger in dropped.triggers.values():
+                    cursors = cursors.discard(trigger)
+                    state = state.drop(trigger_space(trigger))
+                state = state.drop(database_space(dropped.id))
+            catalog = catalog.apply(definition)
+        if commit.cursor is not None:
+            cursors = cursors.insert(commit.trigger, commit.cursor)
+        for part in commit.state:
+            state = state.apply(part.space, part.changes, commit.sequence)
+        return evolve(self, sequence=commit.sequence, time=commit.time, catalog=catalog, cursors=cursors, state=state)
+
+    def store_rows(self, commits: list[Commit]) -> View:
+        """This view with the rows of commits added, in the order of the log, and dropped tables left out."""
+        tables = self.tables
+        for commit in commits:
+            for definition in commit.definitions:
+                if definition["op"] == "drop_database":
+                    gone = [number for number in tables if number not in self.catalog.tables]
+                    for number in gone:
+                        tables = tables.remove(number)
+            for part in commit.rows:
+                table = self.catalog.tables.get(part.table)
+                if table is None:  # dropped by a later commit of the same frame
+                    continue
+                buffer = tables.get(part.table)
+                if buffer is None:
+                    buffer = TableBuffer.empty(table.schema)
+                tables = tables.insert(part.table, buffer.append(part.batch, table.schema, commit.sequence))
+        return evolve(self, tables=tables)
+
+    def move_cursors(self, moves: Mapping[int, Cursor]) -> View:
+        """This view with cursors moved that no commit moves."""
+        cursors = self.cursors
+        for trigger, cursor in moves.items():
+            if trigger in self.catalog.triggers:
+                cursors = cursors.insert(trigger, cursor)
+        return evolve(self, cursors=cursors)
+
+    def tables_of(self, database: str) -> Tables:
+        """The tables of a database with their rows, by name, looked up when they are asked for; empty ones as well.
+
+        Raises:
+            NotFound: If there is no such database.
+        """
+        return Tables(self, self.catalog.database(database))
+
+
+class Tables(Mapping[str, TableBuffer]):
+    """The tables of one database in one view.
+
+    Args:
+        view: The view.
+        database: The database.
+    """
+
+    __slots__ = ("_database", "_view")
+
+    def __init__(self, view: View, database: Database) -> None:
+        self._view = view
+        self._database = database
+
+    def __getitem__(self, name: str) -> TableBuffer:
+        number = self._database.tables[name]
+        buffer = self._view.tables.get(number)
+        return TableBuffer.empty(self._view.catalog.tables[number].schema) if buffer is None else buffer
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._database.tables)
+
+    def __len__(self) -> int:
+        return len(self._database.tables)

@@ -1,0 +1,1 @@
+"""What a trigger waits for: specs and what they match."""

@@ -1,0 +1,239 @@
+"""Creating, enabling, disabling and deleting triggers: decided in the committer, against the catalog as it is then."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from walmill.errors import Conflict, InvalidRequest
+from walmill.ingest.names import check_database_name
+from walmill.model.catalog import INTERNAL, Catalog
+from walmill.model.cursor import Cursor
+from walmill.model.trigger import ErrorPolicy, MissedPolicy, Trigger
+from walmill.plugins.description import PluginDescription
+from walmill.store.draft import Draft
+from walmill.triggers.paths import paths_overlap
+from walmill.triggers.spec import RequestSpec, Spec, parse_spec
+
+POLICIES: Mapping[str, ErrorPolicy] = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
+"""The error policies by name; `log` is InfluxDB's name for `skip`."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ASYNC_CONCURRENCY = 4
+"""What InfluxDB's `run_async` becomes."""
+
+
+@frozen(kw_only=True)
+class NewTrigger:
+    """What a person asks for when a trigger is created; the rest is filled in.
+
+    Attributes:
+        database: Name of its database.
+        name: Its name.
+        plugin: Name of the entry point.
+        spec: The event.
+        arguments: Text or JSON types.
+        policy: `retry`, `skip` (or `log`), `disable`.
+        attempts: How many attempts `retry` makes.
+        max_concurrency: Runs at a time; None takes 1, or 4 for requests and for `run_async`.
+        max_batch_rows: About how many rows a batch holds.
+        methods: HTTP methods of a request trigger.
+        missed: What becomes of missed due times.
+        grants: Other databases that its runs may use.
+        derived: Whether `all_tables` and patterns see derived rows.
+        executor: Where its hooks run.
+        run_async: InfluxDB's setting.
+        disabled: Whether it is created without being started.
+        start: Where on_write begins: None (what is written after it), `start`, a sequence, or a time.
+    """
+
+    database: str
+    name: str
+    plugin: str
+    spec: str
+    arguments: Mapping[str, Any] = field(factory=dict)
+    policy: str = "retry"
+    attempts: int = 5
+    max_concurrency: int | None = None
+    max_batch_rows: int = 100_000
+    methods: Sequence[str] | None = None
+    missed: str = "latest"
+    grants: Sequence[str] = ()
+    derived: bool = False
+    executor: str = "inline"
+    run_async: bool = False
+    disabled: bool = False
+    start: str | int | None = None
+
+
+def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[str]) -> tuple[Spec, list[str]]:
+    """Checks what can be checked without the catalog: all problems at once.
+
+    Returns:
+        The parsed spec, and the problems, one sentence each.
+
+    Raises:
+        InvalidRequest: If the spec cannot be parsed.
+        WalmillError: If the plugin cannot be used for it.
+    """
+    spec = parse_spec(new.spec)
+    plugin.require(spec)
+    problems = plugin.check_arguments(new.arguments)
+    if not new.name or len(new.name.encode()) > 255 or re.search(r"[\x00-\x1f\x7f/]", new.name):
+        problems.append(f"the trigger name {new.name!r} must have 1 to 255 bytes, without control characters and '/'")
+    if new.policy not in POLICIES:
+        problems.append(f"the error policy {new.policy!r} is not one of retry, skip (or log), disable")
+    if new.missed not in ("latest", "all", "skip"):
+        problems.append(f"missed={new.missed!r} is not one of latest, all, skip")
+    if new.executor not in executors:
+        problems.append(f"the executor {new.executor!r} is not one of {', '.join(executors)}")
+    for name, value, low, high in (
+        ("attempts", new.attempts, 1, 1000),
+        ("max_concurrency", 1 if new.max_concurrency is None else new.max_concurrency, 1, 256),
+        ("max_batch_rows", new.max_batch_rows, 1, 10_000_000),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            problems.append(f"{name}={value!r} must be a whole number from {low:,} to {high:,}")
+    for method in new.methods or ():
+        if method.upper() not in METHODS:
+            problems.append(f"the method {method!r} is not one of {', '.join(METHODS)}")
+    if new.methods is not None and not isinstance(spec, RequestSpec):
+        problems.append(f"methods are for request triggers; the spec is {str(spec)!r}")
+    if new.methods is not None and not new.methods:
+        problems.append("the list of methods is empty; name at least one, or leave it out for GET and POST")
+    if new.start is not None and spec.kind != "write":
+        problems.append(f"a start ({new.start!r}) is for on_write triggers; the spec is {str(spec)!r}")
+    for grant in new.grants:
+        if grant not in ("*", INTERNAL):
+            try:
+                check_database_name(grant)
+            except InvalidRequest as error:
+                problems.append(f"grant {grant!r}: {error.message}")
+    try:
+        json.dumps(dict(new.arguments))
+    except (TypeError, ValueError) as error:
+        problems.append(f"the arguments are not JSON types: {error}")
+    return spec, problems
+
+
+def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable[[str | int], int]) -> Trigger:
+    """Creates a trigger.
+
+    Args:
+        draft: The commit that it becomes part of.
+        new: What was asked for, checked.
+        spec: Its parsed spec.
+        start_at: The first sequence for a start that was asked for.
+
+    Raises:
+        Conflict: If the name is taken in the database, or another trigger answers the same method and path.
+        InvalidRequest: If the name of the database breaks the rules.
+    """
+    if new.database == INTERNAL and new.database not in draft.catalog.names:
+        database = draft.database(INTERNAL)
+    else:
+        database = draft.database(new.database)
+    if new.name in database.triggers:
+        raise Conflict(
+            f"the database {new.database!r} has a trigger {new.name!r} already; delete it first, or take another name"
+        )
+    concurrency = new.max_concurrency
+    if concurrency is None:
+        concurrency = ASYNC_CONCURRENCY if spec.kind == "request" or new.run_async else 1
+    trigger = Trigger(
+        id=draft.catalog.next_id,
+        database_id=database.id,
+        name=new.name,
+        plugin=new.plugin,
+        spec=str(spec),
+        arguments=dict(new.arguments),
+        policy=POLICIES[new.policy],
+        attempts=new.attempts,
+        max_concurrency=concurrency,
+        max_batch_rows=new.max_batch_rows,
+        methods=tuple(dict.fromkeys(method.upper() for method in new.methods or ("GET", "POST"))),
+        missed=_missed(new.missed),
+        grants=tuple(new.grants),
+        derived=new.derived,
+        executor=new.executor,
+        run_async=new.run_async,
+        state="disabled" if new.disabled else "enabled",
+        reason="created disabled" if new.disabled else None,
+        created_at=draft.time,
+        changed_at=draft.time,
+    )
+    if isinstance(spec, RequestSpec):
+        check_path(draft.catalog, trigger, spec)
+    draft.define({"op": "put_trigger", "trigger": trigger.to_json()})
+    through = draft.view.sequence + 1 if new.start is None else start_at(new.start) - 1
+    draft.move(trigger.id, Cursor(through=max(0, through)))
+    return trigger
+
+
+def _missed(text: str) -> MissedPolicy:
+    return "all" if text == "all" else "skip" if text == "skip" else "latest"
+
+
+def check_path(catalog: Catalog, trigger: Trigger, spec: RequestSpec) -> None:
+    """Refuses a request trigger whose method and path another one has already.
+
+    Raises:
+        Conflict: Naming the other one.
+    """
+    for other in catalog.triggers.values():
+        if other.id == trigger.id:
+            continue
+        theirs = parse_spec(other.spec)
+        if not isinstance(theirs, RequestSpec):
+            continue
+        both = [method for method in trigger.methods if method in other.methods]
+        if both and paths_overlap(spec.path, theirs.path):
+            where = catalog.databases[other.database_id].name
+            raise Conflict(
+                f"{'/'.join(both)} {spec.path!r} overlaps {theirs.path!r} of the trigger {other.name!r} in {where!r}; "
+                "take another path or other methods"
+            )
+
+
+def enable_trigger(draft: Draft, database: str, name: str) -> Trigger:
+    """Enables a trigger, whoever stopped it; nothing happens to one that is enabled."""
+    trigger = draft.catalog.trigger(database, name)
+    if trigger.enabled:
+        return trigger
+    return _put(draft, evolve(trigger, state="enabled", reason=None, traceback=None))
+
+
+def disable_by_person(draft: Draft, database: str, name: str) -> Trigger:
+    """Disables a trigger; nothing happens to one that is disabled."""
+    trigger = draft.catalog.trigger(database, name)
+    if trigger.state == "disabled":
+        return trigger
+    return _put(draft, evolve(trigger, state="disabled", reason="disabled by a person", traceback=None))
+
+
+def disable_trigger(draft: Draft, trigger: int, generation: int, reason: str, traceback: str) -> None:
+    """Disables a trigger because of a failure, unless it was changed meanwhile."""
+    current = draft.catalog.triggers.get(trigger)
+    if current is not None and current.generation == generation and current.enabled:
+        _put(draft, evolve(current, state="disabled", reason=reason[:4096], traceback=traceback[:65536] or None))
+
+
+def delete_trigger(draft: Draft, database: str, name: str, *, force: bool) -> None:
+    """Deletes a trigger with its cursor and its state.
+
+    Raises:
+        Conflict: If it is enabled and `force` is not given, as InfluxDB has it.
+    """
+    trigger = draft.catalog.trigger(database, name)
+    if trigger.enabled and not force:
+        raise Conflict(f"Cannot delete running plugin {name}. Disable it first or use --force.")
+    draft.define({"op": "drop_trigger", "id": trigger.id})
+
+
+def _put(draft: Draft, trigger: Trigger) -> Trigger:
+    changed = evolve(trigger, generation=trigger.generation + 1, changed_at=draft.time)
+    draft.define({"op": "put_trigger", "trigger": changed.to_json()})
+    return changed
