@@ -151,7 +151,12 @@ class Engine:
             on_routes=self._set_routes,
         )
         self._committer = Committer(
-            self._wal, view, options.clock, self._published, flush_interval=options.flush_interval
+            self._wal,
+            view,
+            options.clock,
+            self._published,
+            prepare=self._mill.prepare,
+            flush_interval=options.flush_interval,
         )
         Capture.install()
         self._watch.start()
@@ -164,8 +169,8 @@ class Engine:
             self._ensure_operator_token()
         self.ready = True
 
-    def _published(self, published: Published) -> None:
-        self._mill.published(published)
+    def _published(self, published: Published) -> bool:
+        return self._mill.published(published)
 
     def _prepare(self) -> None:
         """Zero-fills the log ahead of its end, in small steps, while the committer writes."""

@@ -362,6 +362,8 @@ def test_days_of_change_agree_with_cronsim(expression: str, change: tuple[str, s
     assume(not (zone == "Australia/Lord_Howe" and ours_follows_the_clock and hour != "*"))
     start = datetime.fromisoformat(f"{day}T00:00:00").replace(tzinfo=UTC).replace(tzinfo=ZoneInfo(zone))
     start = (start.astimezone(UTC) - timedelta(minutes=minutes)).astimezone(ZoneInfo(zone))
+    # cronsim forgets which of two equal times it starts from, and answers with one that is past
+    assume(start.fold == 0)
     expected = oracle(expression, start, 100)
     assert expected is not None
     assert ours(expression, zone, start, 100) == expected

@@ -172,6 +172,30 @@ class Consumer:
         self.backlog.append(item)
         self.backlog_rows += item.rows
 
+    def ahead(self, item: Item, saved: Cursor | None = None) -> Batch | None:
+        """The batch that this commit will be once it is durable, if it could start at once then. Changes nothing.
+
+        Args:
+            item: The commit.
+            saved: The cursor of this trigger that becomes durable with it.
+        """
+        busy = self.backlog or self.running or self.waiting or self.giving_up or self.cursor.done
+        if busy or self.stopped or self.behind is not None or item.sequence <= self.cursor.through:
+            return None
+        if self.unsaved and saved != self.cursor:
+            return None
+        return Batch(self._numbers + 1, (item,), 1, item.sequence)
+
+    def adopt(self, batch: Batch, saved: Cursor | None = None) -> bool:
+        """The commit of a batch that `ahead` gave is durable: the batch is started. False if that is not right any more."""
+        if self.ahead(batch.items[0], saved) != batch:
+            return False
+        self.unsaved = False
+        self._numbers = batch.number
+        self.handed = batch.last
+        self.running[batch.number] = batch
+        return True
+
     def fetched(self, items: Sequence[Item], next_sequence: int | None, now: float) -> list[Instruction]:
         """What `Fetch` found.
 

@@ -261,22 +261,49 @@ class Mill:
 
     # ---- commits
 
-    def published(self, published: Published) -> None:
-        """From the committer's thread: commits are durable."""
+    def published(self, published: Published) -> bool:
+        """From the committer's thread: commits are durable. Says whether triggers may concern themselves with them."""
         try:
             self.loop.call_soon_threadsafe(self._published, published)
         except RuntimeError:  # the loop is closed: the log has it, and the next start will find it
+            return False
+        return bool(self._lines) and any(commit.rows for commit in published.commits)
+
+    def prepare(self, view: View, commits: Sequence[Commit], moves: Mapping[int, Cursor]) -> None:
+        """From the committer's thread: these commits are being synced; without commits: they failed after all."""
+        if self._lines and (not commits or any(commit.rows for commit in commits)):
+            try:
+                self.loop.call_soon_threadsafe(self._prepare, view, commits, moves)
+            except RuntimeError:
+                return
+
+    def _prepare(self, view: View, commits: Sequence[Commit], moves: Mapping[int, Cursor]) -> None:
+        """Makes runs ready while the disk works, for triggers that one of these commits concerns."""
+        self._memo.clear()
+        if not commits:
+            for line in self._lines.values():
+                line.unprepare()
             return
+        if view.catalog.generation != self._generation:
+            return
+        found: dict[int, Item | None] = {}
+        for commit in commits:
+            for trigger, item in self._items(commit):
+                found[trigger] = None if trigger in found else item
+        for trigger, single in found.items():
+            if single is not None:
+                self._lines[trigger].prepare(single, view, moves.get(trigger))
 
     def _published(self, published: Published) -> None:
         self._view = published.view
-        self._memo.clear()
         if published.view.catalog.generation != self._generation:
             self._refresh(published.view)
         woken: dict[int, WriteLine] = {}
         for commit in published.commits:
-            for line in self._offer(commit, published.at):
-                woken[line.station.trigger.id] = line
+            for trigger, item in self._items(commit):
+                line = self._lines[trigger]
+                if line.offer(item, published.at, published.moves.get(trigger)):
+                    woken[trigger] = line
         for trigger, cursor in published.moves.items():
             moved = self._lines.get(trigger)
             if moved is not None:
@@ -284,17 +311,16 @@ class Mill:
         for line in woken.values():
             line.step()
 
-    def _offer(self, commit: Commit, at: int) -> list[WriteLine]:
+    def _items(self, commit: Commit) -> list[tuple[int, Item]]:
+        """What a commit is for the triggers that it concerns."""
         if not commit.rows or not self._lines:
             return []
         tables = [(part.table, part.batch.num_rows) for part in commit.rows]
-        offered = []
-        for trigger, rows in self._subscriptions.match(tables, commit.source, commit.chain).items():
-            line = self._lines.get(trigger)
-            if line is not None:
-                line.offer(Item(commit.sequence, commit.origin, commit.chain, rows, commit), at)
-                offered.append(line)
-        return offered
+        return [
+            (trigger, Item(commit.sequence, commit.origin, commit.chain, rows, commit))
+            for trigger, rows in self._subscriptions.match(tables, commit.source, commit.chain).items()
+            if trigger in self._lines
+        ]
 
     # ---- triggers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import structlog
@@ -36,6 +36,39 @@ class Exchange:
     cancelled: bool = False
     cancel: Callable[[str], None] | None = None
     done: asyncio.Event = field(factory=asyncio.Event)
+
+
+class Pieces:
+    """The pieces of a streamed answer; its place is free again after the last one, or when it is closed, begun or not.
+
+    Args:
+        pieces: Makes them.
+        release: Called once.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], release: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._release: Callable[[], None] | None = release
+
+    def __aiter__(self) -> Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._pieces.__anext__()
+        except BaseException:
+            self._end()
+            raise
+
+    async def aclose(self) -> None:
+        """Ends it before its last piece."""
+        await self._pieces.aclose()
+        self._end()
+
+    def _end(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class RequestDesk:
@@ -79,7 +112,8 @@ class RequestDesk:
             answer, ended = await self._run(exchange, arrived)
             if answer.stream is not None:
                 streaming = True
-                return Answer(answer.status, answer.headers, stream=self._stream(answer.stream, ended))
+                pieces = Pieces(self._stream(answer.stream, ended), self._slots.release)
+                return Answer(answer.status, answer.headers, stream=pieces)
             return answer
         finally:
             if not streaming:
@@ -157,8 +191,8 @@ class RequestDesk:
             f"_internal.logs and _internal.runs say more"
         )
 
-    async def _stream(self, body: Any, ended: Ended) -> AsyncIterator[bytes]:
-        """The pieces of a streamed answer; its place is taken until the last one."""
+    async def _stream(self, body: Any, ended: Ended) -> AsyncGenerator[bytes, None]:
+        """The pieces of a streamed answer."""
         state, worker = ended.state, self.station.worker
         assert state is not None
         state.streaming = True
@@ -167,5 +201,7 @@ class RequestDesk:
                 return
             async for piece in worker.pieces(body, state):
                 yield piece_of(piece)
-        finally:
-            self._slots.release()
+        except (GeneratorExit, asyncio.CancelledError, WalmillError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin must not end the mill's loop
+            raise self._failure(ended, f"{type(error).__name__}: {error}") from None

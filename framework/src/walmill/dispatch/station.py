@@ -10,19 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, field
 
 from walmill.cache.state import Wish
 from walmill.context.capture import Voice
 from walmill.context.local import Limits, RunHost, RunState, to_datetime
 from walmill.dispatch.verdict import judge
 from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError
-from walmill.isolation.base import Called, Executor, Worker
+from walmill.isolation.base import Called, Executor, Gate, Worker
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.store.commit import Source
 from walmill.store.draft import SchemaConflict
 from walmill.store.submission import RunEffect, Stale, Ticket
+from walmill.store.view import View
 from walmill.triggers.spec import Spec
 from walmill_hookspecs import BadSettings, Run, RunRecord, TriggerInfo
 
@@ -52,7 +53,7 @@ class StationHost(RunHost, Protocol):
         """Notes that a cursor moved without a commit."""
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class Event:
     """What a run is about.
 
@@ -163,8 +164,19 @@ class Station:
         """The worker, once it was opened."""
         return self._worker
 
-    async def perform(self, event: Event) -> Ended:
-        """Runs a hook and commits its effect. Never raises what the plugin raised."""
+    @property
+    def ready(self) -> bool:
+        """Whether its worker is open and started, so that a run can begin without waiting."""
+        return self._worker is not None and self._started and not self.retired
+
+    async def perform(self, event: Event, gate: Gate | None = None, view: View | None = None) -> Ended:
+        """Runs a hook and commits its effect. Never raises what the plugin raised.
+
+        Args:
+            event: What the run is about.
+            gate: Opens when the event is durable; None if it is.
+            view: The view of the run; the newest if None.
+        """
         if self._worker is None or not self._started:
             failure = await self._open()
             if failure is not None:
@@ -172,10 +184,14 @@ class Station:
                 return failure
         worker = self._worker
         assert worker is not None
-        state = self._state(event)
+        state = self._state(event, view)
         self.runs[state.run.id] = state
         try:
-            called = await worker.call(event.hook, event.values, state)
+            called = await worker.call(event.hook, event.values, state, gate)
+            if not called.begun:
+                return Ended(end="cancelled", error="its commits did not become durable")
+            if gate is not None and gate.at is not None:
+                event.at = gate.at
             ended = await self._finish(event, state, called)
         finally:
             self.runs.pop(state.run.id, None)
@@ -225,7 +241,7 @@ class Station:
         self._record(event, ended, state, called.started, called.ended)
         return ended
 
-    def _state(self, event: Event) -> RunState:
+    def _state(self, event: Event, view: View | None = None) -> RunState:
         assert self._worker is not None
         now = self._host.now_ns()
         run_id = f"{self.trigger.name}-{_boot}-{next(_numbers)}"
@@ -243,7 +259,7 @@ class Station:
             settings=self._worker.settings,
             source=event.source,
             now=now,
-            view=self._host.view(),
+            view=self._host.view() if view is None else view,
             voice=voice,
             limits=self._limits,
             consumed=event.consumed,

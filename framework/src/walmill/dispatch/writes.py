@@ -31,12 +31,14 @@ from walmill.errors import Unavailable, WalmillError
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import RowError
 from walmill.ingest.render import render
+from walmill.isolation.base import Gate
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME
 from walmill.model.trigger import Trigger
 from walmill.store.commit import Commit
 from walmill.store.submission import RunEffect, Stale, Ticket
+from walmill.store.view import View
 from walmill_hookspecs import Line, UInt, WriteBatch
 
 log = structlog.get_logger("walmill.dispatch")
@@ -81,12 +83,44 @@ class WriteLine:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._last_at = 0
+        self._ahead: tuple[Batch, Gate] | None = None
         self.settled_rows = 0
 
-    def offer(self, item: Item, at: int) -> None:
-        """A commit for this trigger is durable since `at` (`time.perf_counter_ns()`)."""
+    def prepare(self, item: Item, view: View, saved: Cursor | None) -> None:
+        """A commit for this trigger is being synced: its run is made ready, if it could begin at once, and held by a gate."""
+        self.unprepare()
+        batch = self.consumer.ahead(item, saved) if self.station.ready else None
+        if batch is not None:
+            gate = Gate(asyncio.get_running_loop())
+            self._ahead = (batch, gate)
+            self._spawn(self._run(batch, gate, view))
+
+    def unprepare(self) -> None:
+        """What was made ready does not begin."""
+        if self._ahead is not None:
+            self._ahead[1].settle(None)
+            self._ahead = None
+
+    def offer(self, item: Item, at: int, saved: Cursor | None) -> bool:
+        """A commit for this trigger is durable since `at` (`time.perf_counter_ns()`).
+
+        Returns:
+            Whether `step` has to look whether something can be started.
+        """
         self._last_at = at
+        if self._ahead is not None:
+            batch, gate = self._ahead
+            if (
+                batch.items[0].sequence == item.sequence
+                and not self.station.retired
+                and self.consumer.adopt(batch, saved)
+            ):
+                self._ahead = None
+                gate.settle(at)
+                return False
+            self.unprepare()
         self.consumer.offer(item)
+        return True
 
     def step(self) -> None:
         """Starts what can be started."""
@@ -168,7 +202,7 @@ class WriteLine:
             found = memo[key] = write_batch(commits, tables, catalog, self.station.database, first=batch.first)
         return found
 
-    async def _run(self, batch: Batch) -> None:
+    async def _run(self, batch: Batch, gate: Gate | None = None, view: View | None = None) -> None:
         station, consumer = self.station, self.consumer
         chain = batch.items[0].chain
         if len(chain) >= CHAIN_LIMIT:
@@ -181,7 +215,8 @@ class WriteLine:
                 )
             )
             return
-        view = self._host.view()
+        if view is None:
+            view = self._host.view()
         event = Event(
             hook="on_write",
             values={"batch": self._batch(batch, view.catalog)},
@@ -194,8 +229,9 @@ class WriteLine:
             chain=chain,
             rows_in=batch.rows,
         )
-        ended = await station.perform(event)
-        self._settle(batch, ended)
+        ended = await station.perform(event, gate, view)
+        if gate is None or gate.at is not None:
+            self._settle(batch, ended)
 
     def _settle(self, batch: Batch, ended: Ended) -> None:
         consumer, now = self.consumer, time.monotonic()
@@ -268,6 +304,7 @@ class WriteLine:
 
     def stop(self) -> None:
         """Starts nothing more."""
+        self.unprepare()
         self.consumer.stop()
         if self._timer is not None:
             self._timer.cancel()

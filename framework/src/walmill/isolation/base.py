@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
 
 from walmill.context.local import RunState
+
+
+class Gate:
+    """Holds a run that is ready until its commits are durable.
+
+    Args:
+        loop: The mill's loop, on which an async hook waits.
+    """
+
+    __slots__ = ("_future", "_lock", "at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._future: asyncio.Future[int | None] = loop.create_future()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self.at: int | None = None
+
+    def settle(self, at: int | None) -> None:
+        """Opens it, on the loop.
+
+        Args:
+            at: `time.perf_counter_ns()` when the commits became durable; None if they did not: the run must not begin.
+        """
+        if self._future.done():
+            return
+        self.at = at
+        self._future.set_result(at)
+        self._lock.release()
+
+    async def passed(self) -> bool:
+        """Waits on the loop; whether the run may begin."""
+        return await self._future is not None
+
+    def passed_here(self) -> bool:
+        """Waits in a thread; whether the run may begin."""
+        self._lock.acquire()
+        self._lock.release()
+        return self.at is not None
 
 
 @frozen
@@ -20,6 +60,7 @@ class Called:
         traceback: That as text, without the engine's own frames.
         started: `time.perf_counter_ns()` right before the hook's first line.
         ended: The same right after its last.
+        begun: False if the gate stayed shut and the hook was not called.
     """
 
     result: Any = None
@@ -27,6 +68,7 @@ class Called:
     traceback: str = ""
     started: int = 0
     ended: int = 0
+    begun: bool = True
 
 
 class Worker(Protocol):
@@ -35,8 +77,8 @@ class Worker(Protocol):
     hooks: Mapping[str, bool]
     settings: Any
 
-    async def call(self, hook: str, values: Mapping[str, Any], state: RunState) -> Called:
-        """Calls a hook once. Never raises what the hook raised; cancelling it stops waiting for it."""
+    async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
+        """Calls a hook once, as soon as the gate is open. Never raises what the hook raised; cancelling stops waiting."""
 
     def pieces(self, body: Any, state: RunState) -> AsyncIterator[Any]:
         """The pieces of a streamed answer, made where the hook ran."""

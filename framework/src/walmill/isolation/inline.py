@@ -20,7 +20,7 @@ import structlog
 from walmill.context.capture import current
 from walmill.context.local import LocalAsyncContext, LocalContext, RunState
 from walmill.errors import PluginFailure
-from walmill.isolation.base import Called
+from walmill.isolation.base import Called, Gate
 from walmill.plugins.binding import Binding
 from walmill.plugins.call import call, call_async
 from walmill_hookspecs import RunCancelled
@@ -193,21 +193,24 @@ class InlineWorker:
         self.hooks: Mapping[str, bool] = {hook: bound.is_async for hook, bound in binding.hooks.items()}
         self.settings = settings
 
-    async def call(self, hook: str, values: Mapping[str, Any], state: RunState) -> Called:
+    async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
         """See `Worker.call`."""
         bound = self._binding.hooks[hook]
         if not bound.is_async:
             given = {**values, "ctx": LocalContext(state)}
             context = contextvars.copy_context()
-            called: Called = await self._threads.run(lambda: context.run(_call_here, bound, given, state))
+            called: Called = await self._threads.run(lambda: context.run(_call_here, bound, given, state, gate))
             return called
         given = {**values, "ctx": LocalAsyncContext(state)}
         task = asyncio.current_task()
         assert task is not None
         self._tasks[state] = task
         voice = current.set(state.voice)
-        started = time.perf_counter_ns()
+        started = 0
         try:
+            if gate is not None and not await gate.passed():
+                return Called(begun=False)
+            started = time.perf_counter_ns()
             result = await self._watch.watched(call_async(bound, given), f"{self._name}.{hook}")
             return Called(result, started=started, ended=time.perf_counter_ns())
         except asyncio.CancelledError as error:
@@ -229,14 +232,18 @@ class InlineWorker:
     async def pieces(self, body: Any, state: RunState) -> AsyncIterator[Any]:
         """See `Worker.pieces`."""
         if hasattr(body, "__anext__"):
-            voice = current.set(state.voice)
             try:
-                async for piece in body:
+                while True:
+                    current.set(state.voice)  # each piece is asked for by a task with a context of its own
+                    try:
+                        piece = await body.__anext__()
+                    except StopAsyncIteration:
+                        return
                     yield piece
             finally:
-                current.reset(voice)
-                await body.aclose() if hasattr(body, "aclose") else None
-            return
+                current.set(state.voice)
+                if hasattr(body, "aclose"):
+                    await body.aclose()
         context = contextvars.copy_context()
         end = object()
         try:
@@ -264,8 +271,11 @@ class InlineWorker:
         self._threads.close()
 
 
-def _call_here(bound: Any, given: Mapping[str, Any], state: RunState) -> Called:
+def _call_here(bound: Any, given: Mapping[str, Any], state: RunState, gate: Gate | None) -> Called:
     current.set(state.voice)
+    if gate is not None and not gate.passed_here():
+        current.set(None)
+        return Called(begun=False)
     started = time.perf_counter_ns()
     try:
         result = call(bound, given)

@@ -270,10 +270,8 @@ class Timeline(Generic[Key]):
         if group is None:
             group = self._groups[schedule] = _Group(schedule, position.since)
             self._stale[group] = None
-        elif position.since < group.at:
-            # this one may owe due times that are past for the others
-            group.at, group.next = position.since, None
-            self._stale[group] = None
+        else:
+            self._reach_back(group, position.since)
         group.members[key] = None
         member = _Member(group, position, policy, concurrency)
         if position.fired is not None:
@@ -320,6 +318,10 @@ class Timeline(Generic[Key]):
             self._stale[group] = None
         for key in ready:
             self._plan(key, now, plans, found)
+            member = self._members[key]
+            if len(member.running) < member.concurrency:
+                # what it owes is ahead again, after the clock was set back while it ran
+                self._reach_back(member.group, member.position.since)
         return found
 
     def next_wake(self, now: int) -> int | None:
@@ -412,6 +414,12 @@ class Timeline(Generic[Key]):
             if due.scheduled_for not in member.running:
                 member.running.add(due.scheduled_for)
                 found.append((key, due))
+
+    def _reach_back(self, group: _Group[Key], since: int) -> None:
+        """Lets a group count from an earlier instant: one of its members may owe due times that are past for the others."""
+        if since < group.at:
+            group.at, group.next = since, None
+            self._stale[group] = None
 
     def _refresh(self) -> None:
         """Computes the due times that are not known and puts them into the heap."""

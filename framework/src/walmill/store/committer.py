@@ -6,7 +6,6 @@ publishes the view, wakes the mill, and then answers. An answer never waits for 
 
 from __future__ import annotations
 
-
 import queue
 import threading
 import time
@@ -29,6 +28,9 @@ FRAME_BYTES = 8 * 2**20
 """A frame gathers about this much, unless one commit alone is larger."""
 MOVE_SECONDS = 1.0
 """Cursors that moved without a commit are written at most this much later."""
+
+YIELD_SECONDS = 5e-5
+"""How long the committer leaves the interpreter to the hooks that it woke, before it goes on to the next frame."""
 
 log = structlog.get_logger("walmill.committer")
 
@@ -90,7 +92,11 @@ class Committer:
         wal: The log, replayed.
         view: The view after the replay.
         clock: For commit times.
-        publish: Called in the committer's thread after each sync, before the answers; it must not block.
+        publish: Called in the committer's thread after each sync, before the answers; it must not block. Says whether hooks
+            were woken.
+        prepare: Called right before each sync with the view, the commits and the moved cursors of the frame, so that the
+            mill can get ready while the disk works; with no commits if the sync failed after all. It must not block, and
+            nothing of it may be shown to anybody before `publish`.
         flush_interval: Seconds by which a frame may wait for others; 0 commits at once when idle.
     """
 
@@ -99,13 +105,15 @@ class Committer:
         wal: Log,
         view: View,
         clock: Clock,
-        publish: Callable[[Published], None],
+        publish: Callable[[Published], bool],
         *,
+        prepare: Callable[[View, Sequence[Commit], Mapping[int, Cursor]], None] = lambda view, commits, moves: None,
         flush_interval: float = 0.0,
     ) -> None:
         self._wal = wal
         self._clock = clock
         self._publish = publish
+        self._prepare = prepare
         self._interval = flush_interval
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._held: deque[_Item] = deque()
@@ -254,9 +262,9 @@ class Committer:
                 answers += [(one.item.ticket, Outcome(error=refusal)) for one in decided]
                 settle_all(answers)
                 return
-            self._publish(published)
+            woken = self._publish(published)
             # The mill waits for the interpreter's lock: let it run its hooks before the answers are sent.
-            time.sleep(0)
+            time.sleep(YIELD_SECONDS if woken else 0)
         answers += [
             (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
             for one in decided
@@ -300,8 +308,14 @@ class Committer:
             for place, (entry, commit) in enumerate(zip(frame.entries, commits, strict=True))
         ]
         view = self._decided.store_rows(durable)
+        if durable:
+            self._prepare(view, durable, moves)
         started = time.perf_counter_ns()
-        self._wal.sync()
+        try:
+            self._wal.sync()
+        except BaseException:
+            self._prepare(view, (), {})
+            raise
         at = time.perf_counter_ns()
         self.figures.sync_ns.append(at - started)
         self.figures.frames += 1

@@ -1,0 +1,410 @@
+"""A client for the public HTTP routes; what the command line and the demo talk through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from walmill.errors import InvalidRequest, WalmillError
+from walmill.settings.model import is_loopback
+
+if TYPE_CHECKING:
+    import httpx2
+
+TRIGGERS = "/api/v3/configure/processing_engine_trigger"
+DATABASES = "/api/v3/configure/database"
+TOKENS = "/api/v3/configure/token"
+_SHOWN = 300
+
+
+class CannotReach(WalmillError):
+    """No answer came from the server."""
+
+
+class Refused(WalmillError):
+    """The server answered with an error.
+
+    Attributes:
+        code: HTTP status of the answer.
+        body: The answer as JSON; None if it is none.
+    """
+
+    def __init__(self, message: str, code: int, body: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.body = body
+
+
+def is_local(host: str) -> bool:
+    """Whether a URL names this machine by a loopback address.
+
+    Raises:
+        InvalidRequest: It is no URL.
+    """
+    return is_loopback(check_url(host).hostname or "")
+
+
+def check_url(host: str) -> Any:
+    """The parts of the URL of a server.
+
+    Raises:
+        InvalidRequest: It is no http or https URL.
+    """
+    try:
+        parts = urlsplit(host)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_fits = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.query or parts.fragment:
+        raise InvalidRequest(f"the host {host!r} is not a URL of a server: write for example http://127.0.0.1:8181")
+    return parts
+
+
+class Client:
+    """Speaks with one server. Not for several threads at a time.
+
+    Args:
+        host: URL of the server; a path (of a mount) is kept.
+        token: Sent as Bearer token, if there is one.
+        token_hint: What to say after "the server refused the token".
+        timeout: Seconds to wait for an answer, or for its next piece.
+
+    Raises:
+        InvalidRequest: The URL or the token cannot be one.
+    """
+
+    def __init__(
+        self, host: str, token: str | None = None, *, token_hint: str = "", timeout: float | None = 300.0
+    ) -> None:
+        parts = check_url(host)
+        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+            raise InvalidRequest("the token holds characters that no token has; give it without blanks and quotes")
+        import httpx2
+
+        self.url = host.rstrip("/")
+        self.token_hint = token_hint
+        self._has_token = token is not None
+        self._http = httpx2.Client(
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=httpx2.Timeout(timeout, connect=10.0),
+            # A proxy of the environment cannot reach this machine's loopback address.
+            trust_env=not is_loopback(parts.hostname or ""),
+        )
+
+    @classmethod
+    def local(cls, url: str, data_dir: Path) -> Self:
+        """A client with the operator token of a data directory.
+
+        Raises:
+            WalmillError: The token cannot be read.
+        """
+        from walmill.auth.tokens import read_token_file
+
+        return cls(url, read_token_file(data_dir))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    # ---- requests
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content: bytes | None = None,
+    ) -> httpx2.Response:
+        """Sends a request and reads the whole answer.
+
+        Args:
+            method: HTTP method.
+            path: From the root of the server on.
+            params: The query string; bools become `true` and `false`, None is left out.
+            body: Sent as JSON, if it is not None.
+            content: Sent as it is, instead.
+
+        Raises:
+            CannotReach: No answer came.
+            Refused: The answer is an error.
+        """
+        with self.stream(method, path, params=params, body=body, content=content) as response, self._reaching():
+            response.read()
+            return response
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content: bytes | None = None,
+    ) -> Iterator[httpx2.Response]:
+        """Sends a request and gives the answer before its body is read; else as `request`."""
+        headers = {}
+        if body is not None:
+            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        request = self._http.build_request(
+            method, self.url + path, params=_query(params or {}), content=content, headers=headers
+        )
+        with self._reaching():
+            response = self._http.send(request, stream=True)
+        try:
+            if response.status_code >= 300:
+                with self._reaching():
+                    response.read()
+                raise self._refused(response)
+            yield response
+        finally:
+            response.close()
+
+    def pieces(self, response: httpx2.Response) -> Iterator[bytes]:
+        """The body of a streamed answer, piece by piece.
+
+        Raises:
+            CannotReach: The connection ended before the body did.
+        """
+        with self._reaching():
+            yield from response.iter_bytes()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turns what can happen to a connection into a sentence."""
+        import httpx2
+
+        try:
+            yield
+        except httpx2.ConnectError as error:
+            raise CannotReach(
+                f"no server answers at {self.url} ({_reason(error)}); start one with `walmill serve`, or name another with "
+                "--host or WALMILL_HOST_URL"
+            ) from None
+        except httpx2.TimeoutException:
+            raise CannotReach(
+                f"the server at {self.url} did not answer in time; look at its log, and try again"
+            ) from None
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise CannotReach(
+                f"the connection to {self.url} broke ({_reason(error)}); look at the server's log, and try again"
+            ) from None
+        except httpx2.InvalidURL as error:
+            raise InvalidRequest(f"the host {self.url!r} is not a URL of a server: {error}") from None
+
+    def _refused(self, response: httpx2.Response) -> Refused:
+        code = response.status_code
+        body: Any = None
+        message = ""
+        try:
+            body = json.loads(response.content)
+        except ValueError:
+            text = " ".join(response.text.split())
+            message = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        if isinstance(body, dict) and isinstance(body.get("error"), str):
+            message = body["error"]
+        if code == 401:
+            what = "refused the token" if self._has_token else "wants a token"
+            message = f"the server at {self.url} {what}" + (f"; {self.token_hint}" if self.token_hint else "")
+        elif code == 404 and not isinstance(body, dict):
+            message = f"{self.url} does not know {response.request.url.path}; is a Walmill of this version there?"
+        elif not message:
+            message = f"the server at {self.url} answered {code} and did not say why; look at its log"
+        if code == 503 and response.headers.get("retry-after", "").isdigit():
+            message += f" (it says: try again after {response.headers['retry-after']} s)"
+        return Refused(message, code, body)
+
+    def _json(self, response: httpx2.Response) -> Any:
+        try:
+            return json.loads(response.content)
+        except ValueError:
+            raise Refused(
+                f"the answer of {self.url} to {response.request.url.path} is not JSON; is a Walmill there?",
+                response.status_code,
+                None,
+            ) from None
+
+    def _rows(self, response: httpx2.Response) -> list[dict[str, Any]]:
+        body = self._json(response)
+        if not isinstance(body, list) or not all(isinstance(one, dict) for one in body):
+            raise Refused(
+                f"the answer of {self.url} to {response.request.url.path} is no list; is a Walmill of this version there?",
+                response.status_code,
+                body,
+            )
+        return body
+
+    def _object(self, response: httpx2.Response) -> dict[str, Any]:
+        body = self._json(response)
+        if not isinstance(body, dict):
+            raise Refused(
+                f"the answer of {self.url} to {response.request.url.path} is no object; is a Walmill of this version there?",
+                response.status_code,
+                body,
+            )
+        return body
+
+    # ---- data
+
+    def write(
+        self, database: str, body: bytes, *, precision: str = "auto", accept_partial: bool = True, no_sync: bool = False
+    ) -> None:
+        """Writes line protocol.
+
+        Raises:
+            Refused: Lines were refused; `body["data"]` says which.
+        """
+        params = {"db": database, "precision": precision, "accept_partial": accept_partial, "no_sync": no_sync}
+        self.request("POST", "/api/v3/write_lp", params=params, content=body)
+
+    @contextmanager
+    def query(
+        self, database: str, sql: str, *, output_format: str = "json", params: Mapping[str, Any] | None = None
+    ) -> Iterator[httpx2.Response]:
+        """Runs SQL; the answer streams, see `pieces`.
+
+        Args:
+            database: Name of the database.
+            sql: One statement.
+            output_format: json, jsonl or arrow.
+            params: Values for `$name`.
+        """
+        body: dict[str, Any] = {"db": database, "q": sql, "format": output_format}
+        if params:
+            body["params"] = dict(params)
+        with self.stream("POST", "/api/v3/query_sql", body=body) as response:
+            yield response
+
+    def query_rows(self, database: str, sql: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Runs SQL and gives all rows; members that are null may be missing."""
+        with self.query(database, sql, params=params) as response, self._reaching():
+            response.read()
+            return self._rows(response)
+
+    # ---- databases
+
+    def databases(self) -> list[dict[str, Any]]:
+        """The databases; each has a `db`."""
+        body = self._json(self.request("GET", DATABASES, params={"format": "json"}))
+        found = body.get("databases") if isinstance(body, dict) else body
+        if not isinstance(found, list):
+            raise Refused(f"the answer of {self.url} to {DATABASES} is no list", 200, body)
+        return [one if isinstance(one, dict) else {"db": one} for one in found]
+
+    def create_database(self, name: str, *, if_missing: bool = False) -> None:
+        """Creates a database.
+
+        Args:
+            name: Its name.
+            if_missing: Whether one that is there is as good.
+        """
+        try:
+            self.request("POST", DATABASES, body={"db": name})
+        except Refused as error:
+            if not (if_missing and error.code == 409):
+                raise
+
+    def delete_database(self, name: str) -> None:
+        """Deletes a database with everything in it."""
+        self.request("DELETE", DATABASES, params={"db": name})
+
+    # ---- triggers
+
+    def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
+        """The triggers of a database, or of all."""
+        return self._rows(self.request("GET", TRIGGERS, params={"db": database}))
+
+    def trigger(self, database: str, name: str) -> dict[str, Any]:
+        """One trigger."""
+        return self._object(self.request("GET", TRIGGERS, params={"db": database, "trigger_name": name}))
+
+    def create_trigger(self, body: Mapping[str, Any]) -> None:
+        """Creates a trigger.
+
+        Args:
+            body: `db`, `plugin`, `trigger_name`, `trigger_specification`, and what else the route knows.
+        """
+        self.request("POST", TRIGGERS, body=dict(body))
+
+    def enable_trigger(self, database: str, name: str) -> None:
+        """Enables a trigger."""
+        self.request("POST", f"{TRIGGERS}/enable", params={"db": database, "trigger_name": name})
+
+    def disable_trigger(self, database: str, name: str) -> None:
+        """Disables a trigger."""
+        self.request("POST", f"{TRIGGERS}/disable", params={"db": database, "trigger_name": name})
+
+    def delete_trigger(self, database: str, name: str, *, force: bool = False) -> None:
+        """Deletes a trigger; one that is enabled only with `force`."""
+        self.request("DELETE", TRIGGERS, params={"db": database, "trigger_name": name, "force": force})
+
+    def run_trigger(self, database: str, name: str, *, at: str | None = None) -> dict[str, Any]:
+        """Runs a schedule trigger now.
+
+        Args:
+            database: Its database.
+            name: Its name.
+            at: The due time that it is told: RFC 3339, or ns since the epoch; None is now.
+
+        Returns:
+            `status`, `error`, `sequence` and `run_id` of the run.
+        """
+        params = {"db": database, "trigger_name": name, "at": at}
+        return self._object(self.request("POST", f"{TRIGGERS}/run", params=params))
+
+    # ---- tokens, plugins, the server
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """The tokens, without values and hashes."""
+        return self._rows(self.request("GET", TOKENS))
+
+    def create_token(self, name: str, *, expiry_secs: int | None = None) -> dict[str, Any]:
+        """Creates a token; the answer holds it, this once."""
+        body: dict[str, Any] = {"token_name": name}
+        if expiry_secs is not None:
+            body["expiry_secs"] = expiry_secs
+        return self._object(self.request("POST", TOKENS, body=body))
+
+    def delete_token(self, name: str) -> None:
+        """Deletes a token."""
+        self.request("DELETE", TOKENS, params={"token_name": name})
+
+    def plugins(self) -> list[dict[str, Any]]:
+        """The plugins that the server knows."""
+        return self._rows(self.request("GET", "/api/v3/plugins"))
+
+    def ping(self) -> dict[str, Any]:
+        """Product, version and process of the server."""
+        return self._object(self.request("GET", "/ping"))
+
+
+def _query(params: Mapping[str, Any]) -> dict[str, str]:
+    """A query string's members: bools in lower case, without those that are None."""
+    shown = {}
+    for name, value in params.items():
+        if value is not None:
+            shown[name] = ("true" if value else "false") if isinstance(value, bool) else str(value)
+    return shown
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, without Python's wrapping."""
+    text = str(error)
+    if text.startswith("[Errno ") and "] " in text:
+        text = text.partition("] ")[2]
+    return text[:1].lower() + text[1:] if text else type(error).__name__

@@ -1,0 +1,208 @@
+"""The root of the command line, and what becomes of errors: one sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from walmill.cli.lazy import Lazy, LazyGroup
+from walmill.errors import WalmillError
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_DATA = "In the database"
+_SERVER = "Server"
+_HERE = "On this machine"
+
+CLI = "walmill.cli"
+_GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
+    "create": (
+        "Create a database, a trigger or a token.",
+        {
+            "database": Lazy(f"{CLI}.database:create_database", "Create a database."),
+            "token": Lazy(f"{CLI}.token:create_token", "Create a token and show it once."),
+            "trigger": Lazy(f"{CLI}.trigger:create_trigger", "Create a trigger."),
+        },
+    ),
+    "show": (
+        "Show databases, triggers, tokens, or the server's plugins.",
+        {
+            "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
+            "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
+            "tokens": Lazy(f"{CLI}.token:show_tokens", "List the tokens, without their values."),
+            "trigger": Lazy(f"{CLI}.trigger:show_trigger", "Show one trigger."),
+            "triggers": Lazy(f"{CLI}.trigger:show_triggers", "List the triggers."),
+        },
+    ),
+    "enable": (
+        "Enable a trigger.",
+        {"trigger": Lazy(f"{CLI}.trigger:enable_trigger", "Enable a trigger that was disabled or paused.")},
+    ),
+    "disable": ("Disable a trigger.", {"trigger": Lazy(f"{CLI}.trigger:disable_trigger", "Disable a trigger.")}),
+    "run": (
+        "Run a schedule trigger now.",
+        {"trigger": Lazy(f"{CLI}.trigger:run_trigger", "Run a schedule trigger now.")},
+    ),
+    "delete": (
+        "Delete a database, a trigger or a token.",
+        {
+            "database": Lazy(f"{CLI}.database:delete_database", "Delete a database with all its data."),
+            "token": Lazy(f"{CLI}.token:delete_token", "Delete a token."),
+            "trigger": Lazy(f"{CLI}.trigger:delete_trigger", "Delete a trigger with its state."),
+        },
+    ),
+    "plugin": (
+        "List, show and start plugins on this machine.",
+        {
+            "list": Lazy(f"{CLI}.plugin:list_plugins", "List the installed plugins."),
+            "show": Lazy(f"{CLI}.plugin:show_plugin", "Show a plugin with its settings."),
+            "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
+        },
+    ),
+    "wal": (
+        "Look into the log of a data directory.",
+        {
+            "dump": Lazy(f"{CLI}.wal:dump", "Print what the log holds."),
+            "verify": Lazy(f"{CLI}.wal:verify", "Check the log and say where it is damaged."),
+        },
+    ),
+    "config": (
+        "Show the settings of the server.",
+        {"show": Lazy(f"{CLI}.config:show", "Show the settings, and where each came from.")},
+    ),
+}
+
+
+def _group(name: str) -> LazyGroup:
+    summary, lazy = _GROUPS[name]
+    return LazyGroup(name=name, help=summary, lazy=lazy, no_args_is_help=True)
+
+
+create, show, enable, disable, run_group, delete = (
+    _group(name) for name in ("create", "show", "enable", "disable", "run", "delete")
+)
+plugin, wal, config = (_group(name) for name in ("plugin", "wal", "config"))
+
+cli = LazyGroup(
+    name="walmill",
+    help=(
+        "Walmill: a processing engine for time-series data. Plugins run when a write is durable, when a schedule ticks, and "
+        "when a request comes.\n\nStart with `walmill demo`, or `walmill serve` and `walmill write`."
+    ),
+    context_settings=_CONTEXT,
+    no_args_is_help=True,
+    lazy={
+        "serve": Lazy(f"{CLI}.serve:serve", "Start the server.", _SERVER),
+        "demo": Lazy(f"{CLI}.demo:demo", "Watch a year of weather flow through plugins.", _SERVER),
+        "write": Lazy(f"{CLI}.write:write", "Write line protocol.", _DATA),
+        "query": Lazy(f"{CLI}.query:query", "Run SQL that reads.", _DATA),
+        "create": Lazy(f"{CLI}.main:create", "Create a database, a trigger or a token.", _DATA),
+        "show": Lazy(f"{CLI}.main:show", "Show databases, triggers, tokens, plugins.", _DATA),
+        "enable": Lazy(f"{CLI}.main:enable", "Enable a trigger.", _DATA),
+        "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
+        "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),
+        "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a trigger or a token.", _DATA),
+        "plugin": Lazy(f"{CLI}.main:plugin", "List, show and start plugins.", _HERE),
+        "wal": Lazy(f"{CLI}.main:wal", "Look into the log of a data directory.", _HERE),
+        "config": Lazy(f"{CLI}.main:config", "Show the settings of the server.", _HERE),
+        "doctor": Lazy(f"{CLI}.doctor:doctor", "Check that a server can run here.", _HERE),
+        "completion": Lazy(f"{CLI}.completion:completion", "Print a completion script for a shell.", _HERE),
+    },
+)
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"walmill {version('walmill')}")
+        except PackageNotFoundError:
+            click.echo("walmill (not installed as a package)")
+        ctx.exit()
+
+
+cli.params.append(
+    click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
+    )
+)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: Without the name of the program; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 1 (it failed), 2 (it was called wrongly), 130 (Ctrl-C).
+    """
+    try:
+        given = None if arguments is None else list(arguments)
+        result = cli.main(args=given, prog_name="walmill", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_stdout()
+        return FAILED
+    except SystemExit as end:  # click ends the process itself when the reader of a pipe has gone
+        return end.code if isinstance(end.code, int) else FAILED
+    except WalmillError as error:
+        return _fail(error.message)
+    except UnicodeEncodeError as error:
+        return _fail(
+            f"a text holds characters that are not UTF-8 (near {error.object[error.start : error.end]!r}); give UTF-8"
+        )
+    except OSError as error:
+        return _fail(_sentence(error))
+    except Exception as error:
+        if os.environ.get("WALMILL_DEBUG"):
+            raise
+        return _fail(
+            f"something that should not happen did: {type(error).__name__}: {error}; please report it, with what "
+            "`WALMILL_DEBUG=1` and the same command print"
+        )
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _fail(message: str) -> int:
+    from walmill.cli.output import clean
+
+    click.echo(f"Error: {clean(message)}", err=True)
+    return FAILED
+
+
+def _sentence(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _close_stdout() -> None:
+    """The reader of a pipe has gone: what is left in the buffer must not fail once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)
+
+
+def main() -> None:
+    """The entry point of the `walmill` command."""
+    sys.exit(run())

@@ -1,0 +1,91 @@
+"""`create|delete token`, `show tokens`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from walmill.cli.options import format_option, server_options
+from walmill.cli.output import Columns, records, say
+from walmill.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from walmill.cli.client import Client
+
+
+def _name(positional: str | None, named: str | None) -> str:
+    if positional and named and positional != named:
+        raise click.UsageError(f"two names were given, {positional!r} and {named!r}; give one")
+    name = positional or named
+    if not name:
+        raise click.UsageError("the token has no name; give one, such as 'telegraf'")
+    return name
+
+
+@click.command()
+@click.option("--admin", is_flag=True, help="A token that may do everything; at present all may.")
+@click.option("--name", "named", help="The name, as InfluxDB takes it.")
+@click.option("--expiry", metavar="DURATION", help="How long it is good for, such as 10d; else for ever.")
+@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@click.argument("name", required=False)
+@server_options
+def create_token(
+    *, client: Client, admin: bool, named: str | None, expiry: str | None, output_format: str, name: str | None
+) -> None:
+    """Create the token NAME. It is shown this once; the server keeps only its hash."""
+    del admin
+    from walmill import units
+
+    seconds = None
+    if expiry is not None:
+        nanoseconds = units.parse_duration(expiry, what="expiry", minimum=units.SECOND)
+        seconds, left = divmod(nanoseconds, units.SECOND)
+        if left:
+            raise InvalidRequest(f"the expiry {expiry!r} is not a whole number of seconds")
+    made = client.create_token(_name(name, named), expiry_secs=seconds)
+    if output_format == "json":
+        click.echo(json.dumps(made, indent=2))
+        return
+    click.echo(
+        f"New token {made.get('name')!r} created successfully\n\n"
+        f"Token: {made.get('token')}\n"
+        f"HTTP header: Authorization: Bearer {made.get('token')}\n\n"
+        "Keep it somewhere safe now: it cannot be shown again."
+    )
+
+
+def _when(member: str, never: str) -> Any:
+    from walmill.units import format_time
+
+    def show(row: Any) -> str:
+        value = row.get(member)
+        return format_time(value) if isinstance(value, int) else str(value or never)
+
+    return show
+
+
+@click.command()
+@format_option
+@server_options
+def show_tokens(*, client: Client, output_format: str) -> None:
+    """List the tokens. Their values are not kept, so nobody can show them."""
+    columns: Columns = {
+        "name": "name",
+        "created": _when("created_at", ""),
+        "expires": _when("expires_at", "never"),
+        "permissions": lambda row: ", ".join(row.get("permissions") or ()),
+    }
+    say(records(client.tokens(), columns, output_format, empty="There is no token."))
+
+
+@click.command()
+@click.option("--token-name", "named", help="The name, as InfluxDB takes it.")
+@click.argument("name", required=False)
+@server_options
+def delete_token(*, client: Client, named: str | None, name: str | None) -> None:
+    """Delete the token NAME; from then on it opens nothing."""
+    chosen = _name(name, named)
+    client.delete_token(chosen)
+    click.echo(f"Token {chosen} deleted successfully")

@@ -1,0 +1,253 @@
+"""`create|show|enable|disable|run|delete trigger`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from walmill.cli.options import database_option, format_option, server_options
+from walmill.cli.output import Columns, cell, clean, pairs, records, say
+
+if TYPE_CHECKING:
+    from walmill.cli.client import Client
+
+_SEVERAL = re.compile(r",\s*[A-Za-z_][\w-]*=")
+
+
+def parse_arguments(given: Sequence[str]) -> dict[str, str]:
+    """Arguments from `name=value`, split at the first `=` only: the value arrives as it is given.
+
+    Raises:
+        UsageError: One lacks its `=` or its name, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise click.UsageError(f"the argument {one!r} is not NAME=VALUE")
+        if name in found:
+            raise click.UsageError(f"the argument {name!r} is given twice")
+        found[name] = value
+    return found
+
+
+@click.command()
+@database_option()
+@click.option(
+    "--plugin", "--plugin-filename", "plugin", required=True, metavar="NAME", help="The plugin, by entry-point name."
+)
+@click.option(
+    "--trigger-spec",
+    required=True,
+    metavar="SPEC",
+    help="The event: table:NAME, all_tables, every:DURATION, cron:EXPRESSION, request:PATH.",
+)
+@click.option("--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument for the plugin. May be repeated.")
+@click.option(
+    "--trigger-arguments",
+    "more_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="The same, by InfluxDB's name: one argument each.",
+)
+@click.option(
+    "--error-policy",
+    "--error-behavior",
+    "error_policy",
+    type=click.Choice(("retry", "skip", "disable", "log")),
+    help="What a failed run means; log is skip. Else retry.",
+)
+@click.option("--methods", metavar="GET,POST", help="HTTP methods of a request trigger; else GET,POST.")
+@click.option("--max-concurrency", type=click.IntRange(1, 256), help="Runs at a time; else 1, and 4 for requests.")
+@click.option("--run-asynchronous", is_flag=True, help="InfluxDB's way to say --max-concurrency 4.")
+@click.option(
+    "--from", "start", metavar="start|SEQ|TIME", help="Where on_write begins; else with what is written from now on."
+)
+@click.option(
+    "--derived", is_flag=True, help="Let all_tables and patterns see rows that other on_write triggers wrote."
+)
+@click.option("--disabled", is_flag=True, help="Create it without starting it.")
+@click.argument("name")
+@server_options
+def create_trigger(
+    *,
+    client: Client,
+    database: str,
+    plugin: str,
+    trigger_spec: str,
+    args: tuple[str, ...],
+    more_args: tuple[str, ...],
+    error_policy: str | None,
+    methods: str | None,
+    max_concurrency: int | None,
+    run_asynchronous: bool,
+    start: str | None,
+    derived: bool,
+    disabled: bool,
+    name: str,
+) -> None:
+    """Create the trigger NAME: bind a plugin to an event in a database."""
+    arguments = parse_arguments([*args, *more_args])
+    for one in more_args:
+        if _SEVERAL.search(one):
+            first = one.partition("=")[0]
+            click.echo(
+                f"Note: the argument {first!r} got all of {one.partition('=')[2]!r}; for more arguments repeat the option",
+                err=True,
+            )
+    body: dict[str, Any] = {
+        "db": database,
+        "plugin": plugin,
+        "trigger_name": name,
+        "trigger_specification": trigger_spec,
+        "disabled": disabled,
+    }
+    settings: dict[str, Any] = {}
+    if run_asynchronous:
+        settings["run_async"] = True
+    if error_policy is not None:
+        settings["error_behavior"] = error_policy
+    if settings:
+        body["trigger_settings"] = settings
+    if arguments:
+        body["trigger_arguments"] = arguments
+    if methods is not None:
+        body["methods"] = [method.strip().upper() for method in methods.split(",") if method.strip()]
+    if max_concurrency is not None:
+        body["max_concurrency"] = max_concurrency
+    if start is not None:
+        body["from"] = start
+    if derived:
+        body["derived"] = True
+    client.create_trigger(body)
+    click.echo(f"Trigger {name} created successfully")
+
+
+def _event(row: Mapping[str, Any]) -> str:
+    methods = row.get("methods")
+    return f"{row.get('trigger_specification')}" + (f" ({','.join(methods)})" if methods else "")
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    reason = row.get("reason")
+    state = str(row.get("state") or ("disabled" if row.get("disabled") else "enabled"))
+    return f"{state}: {_first_line(str(reason))}" if reason else state
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().split("\n")[0]
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+@click.command()
+@database_option(required=False)
+@format_option
+@server_options
+def show_triggers(*, client: Client, database: str | None, output_format: str) -> None:
+    """List the triggers of a database, or of all."""
+    columns: Columns = {
+        "database": "database",
+        "trigger": "trigger_name",
+        "plugin": "plugin",
+        "event": _event,
+        "state": _state,
+        "errors": "error_behavior",
+        "running": "running",
+        "lag": "lag_commits",
+    }
+    where = "" if database is None else f" in the database {database!r}"
+    say(records(client.triggers(database), columns, output_format, empty=f"There is no trigger{where}."))
+
+
+@click.command()
+@database_option()
+@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@click.argument("name")
+@server_options
+def show_trigger(*, client: Client, database: str, output_format: str, name: str) -> None:
+    """Show all about the trigger NAME. Secrets among its arguments are hidden."""
+    found = client.trigger(database, name)
+    if output_format == "json":
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    lines: list[tuple[str, Any]] = []
+    for member, value in found.items():
+        if member == "traceback" or value is None:
+            continue
+        if member == "trigger_arguments" and isinstance(value, dict):
+            lines += [(f"argument {argument}", one) for argument, one in value.items()]
+        elif member in ("created_at", "last_fired", "next_due") and isinstance(value, int):
+            from walmill.units import format_time
+
+            lines.append((member, format_time(value)))
+        elif isinstance(value, list):
+            lines.append((member, ", ".join(cell(one) for one in value) or "none"))
+        else:
+            lines.append((member, value))
+    say(pairs(lines))
+    if found.get("traceback"):
+        click.echo(f"\n{clean(str(found['traceback'])).rstrip()}")
+
+
+@click.command()
+@database_option()
+@click.argument("name")
+@server_options
+def enable_trigger(*, client: Client, database: str, name: str) -> None:
+    """Enable the trigger NAME, whether a person, its error policy or the engine stopped it."""
+    client.enable_trigger(database, name)
+    click.echo(f"Trigger {name} enabled successfully")
+
+
+@click.command()
+@database_option()
+@click.argument("name")
+@server_options
+def disable_trigger(*, client: Client, database: str, name: str) -> None:
+    """Disable the trigger NAME; it goes on from the same place when it is enabled again."""
+    client.disable_trigger(database, name)
+    click.echo(f"Trigger {name} disabled successfully")
+
+
+@click.command()
+@database_option()
+@click.option("--force", is_flag=True, help="Delete it even if it is enabled.")
+@click.argument("name")
+@server_options
+def delete_trigger(*, client: Client, database: str, force: bool, name: str) -> None:
+    """Delete the trigger NAME with what its plugin remembers."""
+    client.delete_trigger(database, name, force=force)
+    click.echo(f"Trigger {name} deleted successfully")
+
+
+@click.command()
+@database_option()
+@click.option(
+    "--at", metavar="TIME", help="The due time that the plugin is told, such as 2026-01-31T09:30:00Z; else now."
+)
+@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@click.argument("name")
+@server_options
+def run_trigger(*, client: Client, database: str, at: str | None, output_format: str, name: str) -> int:
+    """Run the schedule trigger NAME now, and wait for it. Exits with 1 if the run fails."""
+    ran = client.run_trigger(database, name, at=at)
+    succeeded = ran.get("status") == "ok"
+    if output_format == "json":
+        click.echo(json.dumps(ran, ensure_ascii=False, indent=2))
+    elif succeeded:
+        sequence = ran.get("sequence")
+        wrote = "it changed nothing" if sequence is None else f"committed as {sequence}"
+        click.echo(f"Trigger {name} ran successfully ({wrote}, run {ran.get('run_id')})")
+    else:
+        said = f": {_first_line(str(ran['error']))}" if ran.get("error") else ""
+        text = (
+            f"the run {ran.get('run_id')} of the trigger {name} ended as {ran.get('status')}{said}; "
+            "see the table runs in _internal"
+        )
+        click.echo(f"Error: {clean(text)}", err=True)
+    return 0 if succeeded else 1

@@ -1,0 +1,291 @@
+"""Every setting of a server: its name, type, default, unit and meaning, once, as data.
+
+The command line, the environment, the file and `walmill config show` are all made from this one class.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+
+from walmill import units
+from walmill.errors import InvalidRequest
+from walmill.settings.triggers import TriggerEntry
+
+Kind = Literal["path", "address", "bool", "int", "size", "duration", "choice", "names"]
+LogFormat = Literal["auto", "console", "json"]
+Origin = Literal["flag", "environment", "file", "default"]
+
+PREFIX = "WALMILL_"
+CONFIG_FILE = "walmill.toml"
+TOKEN_FILE = "operator-token"  # noqa: S105 - a file name
+_META = "walmill"
+_MIB = 2**20
+
+
+@frozen(kw_only=True)
+class SettingInfo:
+    """One setting as data.
+
+    Attributes:
+        name: Its name in the file.
+        kind: Its type.
+        default: Its value when nobody says anything.
+        description: One sentence.
+        unit: What a plain number means, for people.
+        minimum: Least value (a duration in ns, a size in bytes).
+        maximum: Greatest value.
+        choices: What a choice allows.
+        optional: Whether `none` is a value (for a list of names: `*`, all of them).
+        negative: The flag that says no, for a bool.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    description: str
+    unit: str | None = None
+    minimum: int = 0
+    maximum: int = units.INT64_MAX
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    negative: str | None = None
+
+    @property
+    def environment(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The flag of `walmill serve` that sets it."""
+        return "--" + self.name.replace("_", "-")
+
+    def show(self, value: Any) -> str:
+        """A value as it would be written in the environment."""
+        if value is None:
+            return "*" if self.kind == "names" else "none"
+        if self.kind == "duration":
+            return units.format_duration(value)
+        if self.kind == "size":
+            return units.format_size(value)
+        if self.kind == "bool":
+            return "true" if value else "false"
+        if self.kind == "names":
+            return ",".join(value)
+        return str(value)
+
+
+def _setting(kind: Kind, default: Any, description: str, **more: Any) -> Any:
+    """A field of `Settings`; the rest of its description is kept in the metadata."""
+    return field(default=default, metadata={_META: {"kind": kind, "description": description, **more}})
+
+
+@frozen(kw_only=True)
+class Source:
+    """Where a value came from.
+
+    Attributes:
+        origin: A flag, the environment, the file, or the default.
+        name: The flag, the variable, or the path of the file; empty for a default.
+    """
+
+    origin: Origin = "default"
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.origin} {self.name}" if self.name else self.origin
+
+
+@frozen(kw_only=True)
+class Settings:
+    """How a server works. Durations are whole nanoseconds, sizes are bytes.
+
+    Make one with `walmill.settings.load.load_settings`, which checks what it is given.
+
+    Attributes:
+        triggers: The `[[trigger]]` tables of the file.
+        sources: Where each value came from, by name.
+        config_file: The file that was read.
+    """
+
+    data_dir: Path = _setting(  # noqa: RUF009 - attrs copies nothing, and a Path is immutable
+        "path", Path("walmill-data"), "Directory with the log and everything else that is kept; made if there is none."
+    )
+    http_bind: str = _setting(
+        "address", "127.0.0.1:8181", "Address and port on which HTTP is served; port 0 takes a free one."
+    )
+    without_auth: bool = _setting(
+        "bool", False, "Serve everyone without a token; only on a loopback address.", negative="--with-auth"
+    )
+    force_without_auth: bool = _setting(
+        "bool",
+        False,
+        "Allow --without-auth on an address that other machines reach.",
+        negative="--no-force-without-auth",
+    )
+    admin_token_file: Path | None = _setting(  # noqa: RUF009 - as above
+        "path",
+        None,
+        f"File that holds the operator token, or into which the first start writes it; DATA_DIR/{TOKEN_FILE} if none.",
+        optional=True,
+    )
+    max_http_request_size: int = _setting(
+        "size", 10 * _MIB, "Largest body of a request, after decompression.", unit="bytes", minimum=1024, maximum=2**30
+    )
+    wal_flush_interval: int = _setting(
+        "duration",
+        0,
+        "How long a write may wait for others to share its sync; 0s syncs at once when idle.",
+        maximum=60 * units.SECOND,
+    )
+    segment_size: int = _setting(
+        "size", 64 * _MIB, "Size of a segment of the log.", unit="bytes", minimum=_MIB, maximum=2**30
+    )
+    shutdown_timeout: int = _setting(
+        "duration", 30 * units.SECOND, "How long runs may take to finish when the server stops.", maximum=units.DAY
+    )
+    log_level: str = _setting(
+        "choice", "info", "Least important messages that are logged.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: LogFormat = _setting(
+        "choice",
+        "auto",
+        "How log lines look; auto is console on a terminal and json otherwise.",
+        choices=("auto", "console", "json"),
+    )
+    executor: str = _setting(
+        "choice", "inline", "Where hooks run, unless a trigger says otherwise.", choices=("inline",)
+    )
+    query_memory_limit: int = _setting(
+        "size", 2048 * _MIB, "Memory that all queries may use together.", unit="bytes", minimum=16 * _MIB, maximum=2**50
+    )
+    query_timeout: int | None = _setting(
+        "duration",
+        60 * units.SECOND,
+        "How long one query may take.",
+        minimum=units.MILLISECOND,
+        maximum=7 * units.DAY,
+        optional=True,
+    )
+    max_batch_rows: int = _setting(
+        "int",
+        100_000,
+        "About how many rows one batch of a new trigger holds.",
+        unit="rows",
+        minimum=1,
+        maximum=10_000_000,
+    )
+    retry_attempts: int = _setting(
+        "int",
+        5,
+        "Attempts that the error policy retry makes, for a new trigger.",
+        unit="attempts",
+        minimum=1,
+        maximum=1000,
+    )
+    max_run_rows: int = _setting(
+        "int", 1_000_000, "Rows that one run may write.", unit="rows", minimum=1, maximum=1_000_000_000
+    )
+    max_state_size: int = _setting(
+        "size", 16 * _MIB, "State (`ctx.cache`) that one trigger may keep.", unit="bytes", minimum=1024, maximum=2**30
+    )
+    max_log_lines: int = _setting(
+        "int", 10_000, "Lines that one run may log.", unit="lines", minimum=1, maximum=10_000_000
+    )
+    wrappers: tuple[str, ...] = _setting(
+        "names", (), "Plugins whose hook wrappers act on plugins of other distributions as well."
+    )
+    allowed_plugins: tuple[str, ...] | None = _setting(
+        "names", None, "The only plugins that may be used; * allows all that are installed.", optional=True
+    )
+    disabled_plugins: tuple[str, ...] = _setting("names", (), "Plugins that are not to be used.")
+    strict_plugins: bool = _setting(
+        "bool", False, "Do not start while an installed plugin is broken.", negative="--no-strict-plugins"
+    )
+
+    triggers: tuple[TriggerEntry, ...] = ()
+    sources: Mapping[str, Source] = field(factory=dict, eq=False, repr=False)
+    config_file: Path | None = None
+
+    @property
+    def host(self) -> str:
+        """The host part of `http_bind`, without brackets."""
+        return split_address(self.http_bind)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of `http_bind`; 0 for any that is free."""
+        return split_address(self.http_bind)[1]
+
+    @property
+    def token_file(self) -> Path:
+        """Where the operator token is."""
+        return self.admin_token_file or self.data_dir / TOKEN_FILE
+
+    def source(self, name: str) -> Source:
+        """Where the value of a setting came from."""
+        return self.sources.get(name, Source())
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values together, one sentence each."""
+        if self.without_auth and not self.force_without_auth and not is_loopback(self.host):
+            return [
+                f"without_auth ({self.source('without_auth')}) would let every machine that reaches {self.http_bind} read and "
+                "write everything: serve on a loopback address such as 127.0.0.1, leave without_auth away, or add "
+                "--force-without-auth if something else guards the port"
+            ]
+        return []
+
+
+def _infos() -> dict[str, SettingInfo]:
+    found = {}
+    for attribute in attrs.fields(Settings):
+        meta = attribute.metadata.get(_META)
+        if meta is not None:
+            found[attribute.name] = SettingInfo(name=attribute.name, default=attribute.default, **meta)
+    return found
+
+
+SETTINGS: Mapping[str, SettingInfo] = _infos()
+"""All settings by name, in the order in which they are shown."""
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port from `HOST:PORT` or `[IPV6]:PORT`.
+
+    Raises:
+        InvalidRequest: It is not an address.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if not colon or not bare or (":" in bare and not bracketed) or any(c.isspace() or c in "/@" for c in bare):
+        raise InvalidRequest(f"the address {text!r} is not HOST:PORT: write for example 127.0.0.1:8181 or [::1]:8181")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise InvalidRequest(f"the address {text!r} has the port {port!r}: it must be a whole number from 0 to 65535")
+    if bracketed:
+        try:
+            ipaddress.IPv6Address(bare)
+        except ValueError:
+            raise InvalidRequest(
+                f"the address {text!r} has no IPv6 address in its brackets; write for example [::1]:8181"
+            ) from None
+    return bare, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host: `localhost`, 127.0.0.0/8, ::1."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
