@@ -212,9 +212,22 @@ def settings(cls: C) -> C:
     Raises:
         TypeError: For an annotation of another kind, naming it.
     """
-    made = attrs.frozen(kw_only=True)(cls)
+    made = attrs.frozen(kw_only=True, field_transformer=_read_durations)(cls)
     made.__walmill_settings__ = True  # type: ignore[attr-defined]
     return made
+
+
+def _read_durations(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Lets a duration be given as text in Python as well, as its default may be."""
+    del cls
+    return [
+        one.evolve(converter=_duration) if one.converter is None and "Duration" in str(one.type) else one
+        for one in fields
+    ]
+
+
+def _duration(value: Any) -> Any:
+    return Duration.parse(value) if isinstance(value, str) else value
 
 
 def is_settings(cls: object) -> bool:

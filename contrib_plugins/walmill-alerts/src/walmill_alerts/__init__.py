@@ -1,0 +1,1 @@
+"""Alerts: thresholds with hysteresis, a deadman switch, delivery to a webhook."""
