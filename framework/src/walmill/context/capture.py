@@ -138,8 +138,8 @@ class Capture:
             cls._users += 1
             if cls._users > 1:
                 return
-            sys.stdout = _Stream(sys.stdout)  # type: ignore[assignment]
-            sys.stderr = _Stream(sys.stderr)  # type: ignore[assignment]
+            sys.stdout = _Stream(sys.stdout)
+            sys.stderr = _Stream(sys.stderr)
             cls._handler = _Handler()
             logging.getLogger().addHandler(cls._handler)
 

@@ -94,7 +94,7 @@ class Effects:
             data = [data]
         if hasattr(data, "__arrow_c_stream__"):
             name = _require_table(table, "Arrow data")
-            rows = from_arrow(data, name, schema_of(name), tags, default_time=self._next_time)
+            rows = from_arrow(cast("Any", data), name, schema_of(name), tags, default_time=self._next_time)
             self._next_time += rows.batch.num_rows
             return [rows] if rows.batch.num_rows else []
         if isinstance(data, Mapping) or not isinstance(data, Iterable):

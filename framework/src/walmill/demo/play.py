@@ -7,10 +7,12 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -118,6 +120,7 @@ def _run(console: Console, directory: Path, picture: Path, *, exit: bool, speed:
                 client.run_trigger(DATABASE, name)
         _settle(client, show)
         points = _draw(client, picture, show)
+        _wait(lambda: _drawn(client), "the run that drew is not recorded", client, show)
         _report(client, console, data, show, points, picture)
         if show.problems:
             for problem in show.problems:
@@ -174,12 +177,16 @@ def _settle(client: Client, show: _Show) -> None:
         return len(rows) == 2 and all(row["n"] >= show.acknowledged for row in rows)
 
     for condition, what in ((idle, "a trigger lags"), (recorded, "the history of runs is incomplete")):
-        until = time.monotonic() + SETTLE_SECONDS
-        while not condition():
-            if time.monotonic() > until:
-                show.problems.append(f"{what} after {SETTLE_SECONDS:.0f} s: {_lags(client)}")
-                break
-            time.sleep(0.05)
+        _wait(condition, what, client, show)
+
+
+def _wait(condition: Callable[[], bool], what: str, client: Client, show: _Show) -> None:
+    until = time.monotonic() + SETTLE_SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            show.problems.append(f"{what} after {SETTLE_SECONDS:.0f} s: {_lags(client)}")
+            return
+        time.sleep(0.05)
 
 
 def _lags(client: Client) -> str:
@@ -207,6 +214,10 @@ def _draw(client: Client, picture: Path, show: _Show) -> int:
     except (ImportError, OSError, ValueError, SyntaxError) as error:
         show.problems.append(f"the picture does not decode: {error}")
         return -1
+
+
+def _drawn(client: Client) -> bool:
+    return bool(_sql(client, "SELECT run_id FROM runs WHERE hook = 'on_request' AND database = 'demo'", "_internal"))
 
 
 def _report(client: Client, console: Console, data: list[Observation], show: _Show, points: int, picture: Path) -> None:
@@ -249,15 +260,17 @@ def _report(client: Client, console: Console, data: list[Observation], show: _Sh
         "pictures drawn", f"{drawn['n']}: {drawn['points']:,} points, {drawn['bytes']:,} bytes, {picture.name}"
     )
     console.print(figures)
-    table = Table(title="Runs per trigger", title_justify="left")
-    for name in ("trigger", "hook", "runs", "failed", "rows in", "rows out"):
-        table.add_column(name, justify="left" if name in ("trigger", "hook") else "right")
-    for name in ("to hook p50", "p99", "hook p50", "p99"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="Runs per trigger (wait: from durable, due or arrived to the hook's first line)", title_justify="left"
+    )
+    table.box = box.SIMPLE
+    table.padding = (0, 0)
+    for name in ("trigger", "on", "runs", "bad", "rows in", "out", "wait50", "wait99", "hook50", "hook99"):
+        table.add_column(name, justify="left" if name in ("trigger", "on") else "right", no_wrap=True)
     for one in runs:
         table.add_row(
             one["trigger"],
-            one["hook"],
+            one["hook"].removeprefix("on_"),
             f"{one['runs']:,}",
             f"{one['failed']:,}",
             f"{one['rows_in']:,}",
@@ -276,8 +289,8 @@ def _differences(read: dict[tuple[str, int], float], plain: dict[tuple[str, int]
 
 def _short_time(nanoseconds: int) -> str:
     if nanoseconds < 1_000_000:
-        return f"{nanoseconds / 1e3:.0f} µs"
-    return f"{nanoseconds / 1e6:.1f} ms" if nanoseconds < 1_000_000_000 else f"{nanoseconds / 1e9:.1f} s"
+        return f"{nanoseconds / 1e3:.0f}µs"
+    return f"{nanoseconds / 1e6:.1f}ms" if nanoseconds < 1_000_000_000 else f"{nanoseconds / 1e9:.1f}s"
 
 
 def _serve_on(console: Console, url: str, directory: Path) -> None:
@@ -292,7 +305,7 @@ def _serve_on(console: Console, url: str, directory: Path) -> None:
 
 def _until_interrupted() -> None:
     stop = threading.Event()
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def end(number: int, frame: object) -> None:
         del number, frame

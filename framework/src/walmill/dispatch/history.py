@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_rows
 from walmill.model.catalog import INTERNAL
-from walmill.model.schema import TableSchema
+from walmill.model.schema import TableSchema, arrow_schema
 from walmill.store.submission import RowsWrite, Submission, Ticket
 from walmill_hookspecs import RunRecord
 
@@ -62,7 +64,7 @@ class History:
     def __init__(self, submit: Callable[[Submission, Ticket | None], Ticket]) -> None:
         self._submit = submit
         self._lock = threading.Lock()
-        self._runs: list[dict[str, Any]] = []
+        self._runs: list[tuple[Any, ...]] = []
         self._logs: list[dict[str, Any]] = []
         self._last = 0
         self._asked = False
@@ -75,11 +77,29 @@ class History:
 
     def run(self, record: RunRecord, started: int) -> None:
         """Takes the record of a run; from any thread."""
-        row = run_row(record, started)
+        error = None if record.error is None else record.error[:TEXT_LIMIT]
         with self._lock:
-            row["time"] = self._unique(started)
-            self._runs.append(row)
-        self._ask()
+            self._runs.append(
+                (
+                    record.database,
+                    record.trigger,
+                    record.plugin,
+                    record.hook,
+                    record.status,
+                    record.run_id,
+                    record.run_key,
+                    record.attempt,
+                    record.duration_ns,
+                    record.wait_ns,
+                    record.rows_in,
+                    record.rows_written,
+                    record.sequence,
+                    error,
+                    self._unique(started),
+                )
+            )
+        if not self._asked:
+            self._ask()
 
     def log(self, database: str, trigger: str, run_id: str, time: int, level: str, text: str) -> None:
         """Takes a line that a run said; from any thread."""
@@ -115,7 +135,7 @@ class History:
             self._asked = False
         found = []
         if runs:
-            found.append((INTERNAL, table_rows(RUNS, runs)))
+            found.append((INTERNAL, column_rows(RUNS, runs)))
         if logs:
             found.append((INTERNAL, table_rows(LOGS, logs)))
         return found
@@ -133,28 +153,21 @@ class _Block(RowsWrite):
         return super().prepare(draft)
 
 
-def run_row(record: RunRecord, started: int) -> dict[str, Any]:
-    """A row of `_internal.runs`."""
-    return {
-        "database": record.database,
-        "trigger": record.trigger,
-        "plugin": record.plugin,
-        "hook": record.hook,
-        "status": record.status,
-        "run_id": record.run_id,
-        "run_key": record.run_key,
-        "attempt": record.attempt,
-        "duration_ns": record.duration_ns,
-        "wait_ns": record.wait_ns,
-        "rows_in": record.rows_in,
-        "rows_written": record.rows_written,
-        "sequence": record.sequence,
-        "error": None if record.error is None else record.error[:TEXT_LIMIT],
-        "time": started,
-    }
-
-
 def table_rows(schema: TableSchema, rows: Sequence[dict[str, Any]]) -> TableRows:
     """Rows of one of the engine's own tables, with all its columns declared."""
     made = from_rows(rows, schema.name, schema, schema.tags, default_time=0)
     return TableRows(schema.name, schema.tags, schema.fields, made.batch)
+
+
+def column_rows(schema: TableSchema, rows: Sequence[tuple[Any, ...]]) -> TableRows:
+    """The same from tuples in the order of the schema's columns: there may be thousands in a block."""
+    arrow = arrow_schema(schema)
+    arrays, fields = [], []
+    for column, values in zip(arrow, zip(*rows, strict=True), strict=True):
+        array = pa.array(values, column.type)
+        if array.null_count < len(array):
+            arrays.append(array)
+            fields.append(column)
+    return TableRows(
+        schema.name, schema.tags, schema.fields, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+    )

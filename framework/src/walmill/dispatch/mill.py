@@ -25,7 +25,7 @@ from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
-from walmill.errors import NotFound, Unavailable
+from walmill.errors import NotFound, Unavailable, WalmillError
 from walmill.isolation.base import Executor
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
@@ -35,7 +35,7 @@ from walmill.plugins.registry import Registry
 from walmill.store.commit import Commit, from_entry
 from walmill.store.committer import Committer, Published
 from walmill.store.draft import Draft
-from walmill.store.submission import Define, Submission, Ticket
+from walmill.store.submission import Define, Flush, Submission, Ticket
 from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger
 from walmill.triggers.spec import parse_spec
@@ -103,6 +103,7 @@ class Mill:
         self._retiring: set[asyncio.Task[None]] = set()
         self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, WriteBatch] = {}
+        self._saves: list[Callable[[], None]] = []
         self._stopping = False
         self.history = History(self.submit)
         self.counts: dict[tuple[str, str, str], int] = {}
@@ -215,6 +216,23 @@ class Mill:
             self.submit(Define(decide))
         except Unavailable:
             log.warning("the engine stops before the trigger was disabled", trigger=trigger.name)
+
+    def save(self, failed: Callable[[], None]) -> None:
+        """Has the cursors that moved written now: one frame for all that ask in the same round of the loop."""
+        self._saves.append(failed)
+        if len(self._saves) == 1:
+            task = self.loop.create_task(self._save())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _save(self) -> None:
+        asking, self._saves = self._saves, []
+        try:
+            await self.submit(Flush(), Ticket(self.loop))
+        except WalmillError as error:
+            await asyncio.sleep(error.retry_after if isinstance(error, Unavailable) else 1.0)
+            for failed in asking:
+                failed()
 
     def tables_of(self, trigger: Trigger, tables: Sequence[int]) -> frozenset[int]:
         """Which of these tables concern a trigger."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -199,8 +200,9 @@ class RequestDesk:
         try:
             if worker is None:
                 return
-            async for piece in worker.pieces(body, state):
-                yield piece_of(piece)
+            async with contextlib.aclosing(worker.pieces(body, state)) as pieces:
+                async for piece in pieces:
+                    yield piece_of(piece)
         except (GeneratorExit, asyncio.CancelledError, WalmillError):
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin must not end the mill's loop

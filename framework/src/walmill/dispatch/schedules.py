@@ -136,7 +136,7 @@ class Schedules:
         while True:
             attempt += 1
             ended = await station.perform(self._event(entry, due, at, attempt))
-            if station.retired or station.blocked is not None or ended.end in ("stale", "cancelled"):
+            if station.blocked is not None or ended.end in ("stale", "cancelled"):
                 return
             if ended.end == "disable":
                 self._host.disable(trigger, ended.error or "the plugin asked for it", "")
@@ -144,10 +144,12 @@ class Schedules:
             wait = self._wait(trigger, ended, attempt)
             if wait is None:
                 break
+            if self._over(station):
+                return
             if ended.end in ("conflict", "unavailable"):
                 attempt -= 1
             await asyncio.sleep(wait)
-            if station.retired or self._stopped:
+            if self._over(station):
                 return
             at = time.perf_counter_ns()
         if ended.end == "failed" and trigger.policy == "disable":
@@ -157,6 +159,9 @@ class Schedules:
             self._move(trigger, self._timeline.cursor(trigger.id, due))
         self._timeline.fired(trigger.id, due)
         self.arm()
+
+    def _over(self, station: Station) -> bool:
+        return station.retired or self._stopped
 
     def _wait(self, trigger: Trigger, ended: Ended, attempt: int) -> float | None:
         """Seconds until the next attempt; None if there is none."""

@@ -25,6 +25,7 @@ class Subscriptions:
         self._catalog = catalog
         self._named: dict[tuple[int, str], list[Trigger]] = {}
         self._broad: dict[int, list[tuple[Trigger, AllTables | TableSpec]]] = {}
+        self._ids: dict[int, frozenset[int]] = {}
         self._tables: dict[int, tuple[tuple[Trigger, bool], ...]] = {}
         for trigger in catalog.triggers.values():
             if not trigger.enabled:
@@ -71,4 +72,10 @@ class Subscriptions:
 
     def tables_of(self, trigger: Trigger, tables: Iterable[int]) -> frozenset[int]:
         """Which of these tables concern a trigger."""
-        return frozenset(table for table in tables if any(one.id == trigger.id for one, _ in self.of_table(table)))
+        return frozenset(table for table in tables if trigger.id in self._ids_of(table))
+
+    def _ids_of(self, table: int) -> frozenset[int]:
+        found = self._ids.get(table)
+        if found is None:
+            found = self._ids[table] = frozenset(one.id for one, _ in self.of_table(table))
+        return found

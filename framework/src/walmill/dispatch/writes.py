@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -27,7 +27,7 @@ from walmill.dispatch.consumer import (
 from walmill.dispatch.history import DEAD_LETTERS, TEXT_LIMIT, table_rows
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.dispatch.subscriptions import CHAIN_LIMIT
-from walmill.errors import Unavailable, WalmillError
+from walmill.errors import Unavailable
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import RowError
 from walmill.ingest.render import render
@@ -52,6 +52,9 @@ class WriteHost(StationHost, Protocol):
 
     def tables_of(self, trigger: Trigger, tables: Sequence[int]) -> frozenset[int]:
         """Which of these tables concern a trigger."""
+
+    def save(self, failed: Callable[[], None]) -> None:
+        """Has the cursors that moved written now; calls `failed` after a while if that could not be done."""
 
     def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
         """Has the trigger disabled, with a commit."""
@@ -141,7 +144,7 @@ class WriteLine:
                     self._host.move(self.station.trigger.id, cursor)
                 case Save(cursor):
                     self._host.move(self.station.trigger.id, cursor)
-                    self._spawn(self._save())
+                    self._host.save(self._not_saved)
                 case Fetch(sequence):
                     asyncio.get_running_loop().call_soon(self._fetch, sequence)
                 case DeadLetter():
@@ -171,18 +174,11 @@ class WriteLine:
             delay = max(0.0, wake - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self.step)
 
-    async def _save(self) -> None:
-        from walmill.store.submission import Flush
-
-        try:
-            await self._host.submit(Flush(), Ticket(asyncio.get_running_loop()))
-        except Unavailable as error:
-            await asyncio.sleep(error.retry_after)
-            self.consumer.saving = False
+    def _not_saved(self) -> None:
+        """The cursor could not be written for now; asks again."""
+        self.consumer.saving = False
+        if not self.station.retired:
             self.step()
-        except WalmillError as error:
-            log.warning("a cursor could not be written", trigger=self.station.trigger.name, error=error.message)
-            self.consumer.saving = False
 
     def _fetch(self, sequence: int) -> None:
         if self.station.retired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -80,7 +80,7 @@ class Worker(Protocol):
     async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
         """Calls a hook once, as soon as the gate is open. Never raises what the hook raised; cancelling stops waiting."""
 
-    def pieces(self, body: Any, state: RunState) -> AsyncIterator[Any]:
+    def pieces(self, body: Any, state: RunState) -> AsyncGenerator[Any, None]:
         """The pieces of a streamed answer, made where the hook ran."""
 
     def cancel(self, state: RunState, reason: str) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -229,7 +229,7 @@ class InlineWorker:
             state.voice.end()
             self._tasks.pop(state, None)
 
-    async def pieces(self, body: Any, state: RunState) -> AsyncIterator[Any]:
+    async def pieces(self, body: Any, state: RunState) -> AsyncGenerator[Any, None]:
         """See `Worker.pieces`."""
         if hasattr(body, "__anext__"):
             try:
@@ -341,7 +341,7 @@ class InlineExecutor:
             binding = self._bind(plugin)
             registers = binding.hooks.get("register_settings")
             made = call(registers, {}) if registers is not None else None
-            settings = parse(made, arguments) if is_settings(made) else dict(arguments)
+            settings = parse(made, arguments) if made is not None and is_settings(made) else dict(arguments)
             return binding, settings
         except KeyboardInterrupt:
             return PluginFailure(f"the plugin {plugin!r} was interrupted while it was constructed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import evolve, frozen
@@ -53,7 +53,7 @@ class Cursor:
         return [self.through, [list(pair) for pair in self.done], self.fired]
 
     @classmethod
-    def from_json(cls, data: list[Any] | Mapping[str, Any]) -> Cursor:
+    def from_json(cls, data: list[Any]) -> Cursor:
         """From what `to_json` gave."""
         through, done, fired = data
         return cls(through, tuple((a, b) for a, b in done), fired)

@@ -76,6 +76,7 @@ class Figures:
         rows: Rows written.
         failures: Frames that could not be written or synced.
         sync_ns: How long the newest syncs took, ns.
+        sync_total_ns: How long all syncs took together, ns; there is one for each frame.
     """
 
     frames: int = 0
@@ -83,6 +84,7 @@ class Figures:
     rows: int = 0
     failures: int = 0
     sync_ns: deque[int] = field(factory=lambda: deque(maxlen=4096))
+    sync_total_ns: int = 0
 
 
 class Committer:
@@ -318,6 +320,7 @@ class Committer:
             raise
         at = time.perf_counter_ns()
         self.figures.sync_ns.append(at - started)
+        self.figures.sync_total_ns += at - started
         self.figures.frames += 1
         self.figures.commits += len(commits)
         self.figures.rows += sum(commit.num_rows for commit in commits)

@@ -90,11 +90,12 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
         problems.append(f"missed={new.missed!r} is not one of latest, all, skip")
     if new.executor not in executors:
         problems.append(f"the executor {new.executor!r} is not one of {', '.join(executors)}")
-    for name, value, low, high in (
+    bounded: tuple[tuple[str, Any, int, int], ...] = (
         ("attempts", new.attempts, 1, 1000),
         ("max_concurrency", 1 if new.max_concurrency is None else new.max_concurrency, 1, 256),
         ("max_batch_rows", new.max_batch_rows, 1, 10_000_000),
-    ):
+    )
+    for name, value, low, high in bounded:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             problems.append(f"{name}={value!r} must be a whole number from {low:,} to {high:,}")
     for method in new.methods or ():

@@ -1,0 +1,1 @@
+"""The engine over HTTP: an ASGI application, mounted into others or served by itself."""

@@ -1,0 +1,132 @@
+"""The body of a request: read to its end, limited, decompressed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import anyio.to_thread
+from starlette.types import Receive, Scope
+
+from walmill.errors import InvalidRequest, TooLarge
+
+GZIP = 16 + zlib.MAX_WBITS
+DRAINED = 8
+"""A body over the limit is read and thrown away up to so many times the limit, so that the sender gets to see the answer."""
+IN_THREAD = 16 * 1024
+"""Compressed bodies over this many bytes are decompressed in a thread."""
+
+
+class ClientGone(Exception):
+    """The caller went away before its request was read."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first value of a header, or None.
+
+    Args:
+        scope: Of the request.
+        name: Lower-case.
+    """
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body of a request, decompressed.
+
+    Args:
+        scope: Of the request.
+        receive: Of the request.
+        limit: Most bytes, before and after decompression.
+
+    Raises:
+        TooLarge: Over the limit.
+        InvalidRequest: The encoding is unknown, or what came is not in it.
+        ClientGone: The caller went away.
+    """
+    encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise InvalidRequest(f"the Content-Encoding {encoding[:40]!r} is unknown; send gzip, or identity")
+    length = header(scope, b"content-length")
+    declared = int(length) if length is not None and length.isascii() and length.isdigit() else 0
+    if declared > limit and (header(scope, b"expect") is not None or declared > DRAINED * limit):
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        pieces, size = [body], len(body)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= limit:
+                pieces.append(piece)
+            else:
+                pieces.clear()
+                if size > DRAINED * limit:
+                    break
+        if size > limit:
+            raise _too_large(limit)
+        body = b"".join(pieces)
+    elif len(body) > limit:
+        raise _too_large(limit)
+    if encoding == "identity":
+        return body
+    if len(body) <= IN_THREAD and limit <= IN_THREAD:
+        return gunzip(body, limit)
+    return await anyio.to_thread.run_sync(gunzip, body, limit)
+
+
+def gunzip(data: bytes, limit: int) -> bytes:
+    """What gzip compressed: one member or several, empty ones as well.
+
+    Args:
+        data: The members, one behind the other; zeros may follow the last one.
+        limit: Most bytes of the result.
+
+    Raises:
+        TooLarge: It would be larger.
+        InvalidRequest: It is no gzip, or it is cut off.
+    """
+    pieces: list[bytes] = []
+    left = limit
+    rest: Any = memoryview(data)
+    while rest:
+        member = zlib.decompressobj(GZIP)
+        try:
+            piece = member.decompress(rest, left + 1)
+        except zlib.error:
+            raise InvalidRequest(
+                f"the body is not gzip, although its Content-Encoding says so: byte {len(data) - len(rest)} begins no "
+                "member, or the member is damaged"
+            ) from None
+        left -= len(piece)
+        if left < 0:
+            raise _too_large(limit)
+        if not member.eof:
+            raise InvalidRequest("the gzip body is cut off: its last member has no end; send the whole body")
+        pieces.append(piece)
+        rest = member.unused_data
+        if rest[:1] == b"\0" and not rest.strip(b"\0"):
+            break
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"the body is over the limit of {limit} bytes (before or after decompression); send it in several requests, or raise "
+        "max_http_request_size"
+    )
+
+
+def text_headers(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI wants them."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]

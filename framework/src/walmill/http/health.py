@@ -1,0 +1,152 @@
+"""Is it there, is it ready, what does it count: for supervisors, for clients that look who answers, for Prometheus."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute
+
+from walmill.engine import Engine
+from walmill.errors import Unavailable
+from walmill.http.resource import json_response, resource
+from walmill.http.site import Site
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+
+
+@lru_cache(maxsize=1)
+def version() -> str:
+    """The version of Walmill that is installed."""
+    from importlib_metadata import PackageNotFoundError
+    from importlib_metadata import version as installed
+
+    try:
+        return str(installed("walmill"))
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+class EngineCollector(Collector):
+    """What an engine counts, as Prometheus metrics; collected anew at each scrape.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics at this moment."""
+        engine, figures = self._engine, self._engine.figures
+        view = engine.view()
+        for name, text, value in (
+            ("walmill_commits", "Commits written to the log since the start.", figures.commits),
+            ("walmill_rows", "Rows written to the log since the start.", figures.rows),
+            ("walmill_frames", "Frames written to the log since the start.", figures.frames),
+            ("walmill_frame_failures", "Frames that could not be written or synced since the start.", figures.failures),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield self._syncs()
+        runs = CounterMetricFamily("walmill_runs", "Runs since the start.", labels=("database", "trigger", "status"))
+        for run, count in sorted(dict(engine.run_counts).items()):
+            runs.add_metric(run, count)
+        yield runs
+        lag = GaugeMetricFamily(
+            "walmill_trigger_lag_commits", "Commits that a trigger still has before it.", labels=("database", "trigger")
+        )
+        running = GaugeMetricFamily(
+            "walmill_trigger_running", "Runs of a trigger that go on now.", labels=("database", "trigger")
+        )
+        enabled = GaugeMetricFamily(
+            "walmill_trigger_enabled",
+            "Whether a trigger gets events (1), or is disabled or paused (0).",
+            labels=("database", "trigger"),
+        )
+        for one in engine.triggers():
+            labels = (one["database"], one["trigger_name"])
+            lag.add_metric(labels, one["lag_commits"])
+            running.add_metric(labels, one["running"])
+            enabled.add_metric(labels, 1 if one["state"] == "enabled" else 0)
+        yield from (lag, running, enabled)
+        yield GaugeMetricFamily("walmill_view_sequence", "Sequence of the newest view.", value=view.sequence)
+        yield GaugeMetricFamily("walmill_databases", "Databases.", value=len(view.catalog.names))
+        yield GaugeMetricFamily("walmill_tables", "Tables of all databases.", value=len(view.catalog.tables))
+        yield GaugeMetricFamily("walmill_ready", "Whether the engine takes requests.", value=1 if engine.ready else 0)
+        yield GaugeMetricFamily(
+            "walmill_start_time_seconds", "When the engine was opened, seconds since 1970.", value=engine.started_at
+        )
+        info = GaugeMetricFamily("walmill_info", "Always 1; the label has the version.", labels=("version",))
+        info.add_metric((version(),), 1)
+        yield info
+
+    def _syncs(self) -> Metric:
+        """How long syncs take: quantiles over the newest ones, count and sum over all."""
+        figures = self._engine.figures
+        syncs = SummaryMetricFamily(
+            "walmill_log_sync_seconds", "How long a sync of the log takes; quantiles over the newest syncs."
+        )
+        newest = sorted(figures.sync_ns.copy())
+        for quantile in QUANTILES if newest else ():
+            value = newest[min(len(newest) - 1, int(quantile * len(newest)))]
+            syncs.add_sample("walmill_log_sync_seconds", {"quantile": str(quantile)}, value / 1e9)
+        syncs.add_sample("walmill_log_sync_seconds_count", {}, figures.frames)
+        syncs.add_sample("walmill_log_sync_seconds_sum", {}, figures.sync_total_ns / 1e9)
+        return syncs
+
+
+def routes(site: Site) -> list[BaseRoute]:
+    """The routes.
+
+    Args:
+        site: The engine.
+    """
+    process = str(uuid.uuid4())
+    registries: list[CollectorRegistry] = []
+
+    def begin(engine: Engine) -> None:
+        registry = CollectorRegistry()
+        registry.register(EngineCollector(engine))
+        ProcessCollector(registry=registry)
+        registries[:] = [registry]
+
+    site.on_open(begin)
+
+    async def health(request: Request) -> Response:
+        del request
+        return PlainTextResponse("OK")
+
+    async def ready(request: Request) -> Response:
+        del request
+        if not site.engine.ready:
+            raise Unavailable("the engine is shutting down", retry_after=1)
+        return json_response({"status": "ready"})
+
+    async def ping(request: Request) -> Response:
+        del request
+        about = {"product_name": "Walmill", "version": version(), "revision": "", "process_id": process}
+        answer = json_response(about)
+        answer.headers["X-Influxdb-Version"] = version()
+        answer.headers["X-Influxdb-Build"] = "Walmill"
+        answer.headers["Request-Id"] = str(uuid.uuid4())
+        return answer
+
+    async def metrics(request: Request) -> Response:
+        site.require()
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(await site.call(encode, registries[0]), headers={"Content-Type": content_type})
+
+    return [
+        resource("/health", GET=health),
+        resource("/ready", GET=ready),
+        resource("/ping", GET=ping, POST=ping),
+        resource("/metrics", GET=metrics),
+    ]

@@ -1,0 +1,274 @@
+"""`walmill serve`: one engine and one uvicorn in this process, from its start to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from walmill.auth.tokens import Token, ensure_token_file, hash_token
+from walmill.context.local import Limits
+from walmill.engine import Engine
+from walmill.errors import InvalidRequest, Unavailable
+from walmill.http.app import build
+from walmill.http.auth import Auth
+from walmill.http.declared import create_declared
+from walmill.http.site import Site
+from walmill.model.catalog import put_token
+from walmill.observe.log import get_logger
+from walmill.options import EngineOptions
+from walmill.settings.model import Settings
+from walmill.units import SECOND
+
+START_SECONDS = 30.0
+OPERATOR = "_operator"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = get_logger("walmill.serve")
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn whose signals are somebody else's business, and that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("stopping: nothing more is accepted, runs may finish")
+        await super().shutdown(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def _server(app: ASGIApp, ready: Callable[[], None], grace: float) -> _Server:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=max(1, math.ceil(grace)),
+    )
+    return _Server(config, ready)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on an address, not listening yet; so that a port that is taken shows before the engine is opened.
+
+    Raises:
+        Unavailable: If the address cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise Unavailable(f"the address {host}:{port} cannot be served: {error.strerror or error}") from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        raise Unavailable(
+            f"the address {host}:{port} cannot be served: {error.strerror}; stop what serves there, or take another port"
+        ) from None
+    return made
+
+
+def url_of(bound: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def options_of(settings: Settings) -> EngineOptions:
+    """What the engine is told, from a server's settings."""
+    return EngineOptions(
+        data_dir=settings.data_dir,
+        segment_bytes=settings.segment_size,
+        flush_interval=settings.wal_flush_interval / SECOND,
+        shutdown_timeout=settings.shutdown_timeout / SECOND,
+        query_memory=settings.query_memory_limit,
+        query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
+        limits=Limits(
+            rows=settings.max_run_rows, state_bytes=settings.max_state_size, log_lines=settings.max_log_lines
+        ),
+        disabled_plugins=settings.disabled_plugins,
+        allowed_plugins=settings.allowed_plugins,
+        strict_plugins=settings.strict_plugins,
+        wrappers=settings.wrappers,
+    )
+
+
+def ensure_operator_token(engine: Engine, place: Path) -> None:
+    """Makes sure that an engine without any token gets one that is in a file for its operator.
+
+    The file comes before the commit: a crash between the two leaves a file that the next start takes up.
+
+    Raises:
+        WalmillError: The file cannot be read or written, or others could have written it.
+    """
+    if engine.view().catalog.tokens:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    token, path, made = ensure_token_file(place)
+    engine.define(lambda draft: draft.define(put_token(Token(OPERATOR, hash_token(token), draft.time))))
+    log.info(
+        "the operator token is made" if made else "the operator token is taken from its file",
+        file=str(path),
+        use="the command line on this machine finds it",
+    )
+
+
+class _Ending:
+    """The signals that end a server: the first asks, the second stops at once."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._asked_at: float | None = None
+        self.server: uvicorn.Server | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._asked_at is not None:
+            # What was acknowledged is in the log, and the kernel releases the lock.
+            os.write(2, f"walmill: {signal.Signals(number).name} again, stopping at once\n".encode())
+            os._exit(128 + number)
+        self._asked_at = time.monotonic()
+        if self.server is not None:
+            self.server.should_exit = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether the end was asked for."""
+        return self._asked_at is not None
+
+    def left(self) -> float:
+        """Seconds that runs may still take."""
+        return self._timeout if self._asked_at is None else max(0.0, self._asked_at + self._timeout - time.monotonic())
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT: then it accepts nothing more, lets runs finish, syncs the log and releases the lock.
+
+    A second signal stops at once. Call it in the main thread.
+
+    Args:
+        settings: From `walmill.settings.load`.
+
+    Returns:
+        The exit code: 0 after an orderly end, 1 if the server could not start.
+
+    Raises:
+        WalmillError: The settings contradict each other, the address is taken, or the engine cannot be opened.
+    """
+    problems = settings.problems()
+    if problems:
+        raise InvalidRequest("; ".join(problems))
+    ending = _Ending(settings.shutdown_timeout / SECOND)
+    before = {number: signal.signal(number, ending) for number in SIGNALS}
+    try:
+        with (
+            contextlib.closing(bind(settings.host, settings.port)) as bound,
+            Engine.open(options_of(settings)) as engine,
+        ):
+            return _serve(settings, engine, bound, ending)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve(settings: Settings, engine: Engine, bound: socket.socket, ending: _Ending) -> int:
+    if not settings.without_auth:
+        ensure_operator_token(engine, settings.token_file)
+    elif settings.force_without_auth:
+        log.warning("everyone is served without a token", address=settings.http_bind)
+    defaults = {
+        "attempts": settings.retry_attempts,
+        "max_batch_rows": settings.max_batch_rows,
+        "executor": settings.executor,
+    }
+    create_declared(engine, settings.triggers, defaults, strict=settings.strict_plugins)
+    site = Site(engine, body_limit=settings.max_http_request_size, close_timeout=ending.left)
+    app = build(site, without_auth=settings.without_auth, defaults=defaults)
+    url = url_of(bound)
+    server = _server(app, lambda: log.info("listening", url=url, data_dir=str(settings.data_dir)), ending.left())
+    ending.server = server
+    if ending.asked:
+        return 0
+    try:
+        server.run(sockets=[bound])
+    except SystemExit as error:  # uvicorn's way to say that it could not start; its log says why
+        return error.code if isinstance(error.code, int) else 1
+    log.info("stopped", url=url)
+    return 0 if server.started else 1
+
+
+@contextlib.contextmanager
+def serving(
+    engine: Engine,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    auth: Auth | None = None,
+    without_auth: bool = False,
+) -> Iterator[str]:
+    """Serves an engine from a thread, for a notebook, a demo or a test. The engine stays open afterwards.
+
+    Args:
+        engine: An open engine.
+        host: Where to listen.
+        port: 0 takes a free one.
+        auth: As for `create_app`.
+        without_auth: As for `create_app`.
+
+    Yields:
+        The URL.
+
+    Raises:
+        Unavailable: If the address cannot be had, or the server does not start.
+    """
+    with contextlib.closing(bind(host, port)) as bound:
+        site = Site(engine, close_engine=False)
+        ready = threading.Event()
+        server = _server(build(site, auth=auth, without_auth=without_auth), ready.set, 5.0)
+
+        def main() -> None:
+            try:
+                asyncio.run(server.serve(sockets=[bound]))
+            except SystemExit:
+                log.error("the server could not start", url=url_of(bound))
+            finally:
+                ready.set()
+
+        thread = threading.Thread(target=main, name="walmill-http", daemon=True)
+        thread.start()
+        try:
+            if not ready.wait(START_SECONDS) or not server.started:
+                raise Unavailable(f"the server at {url_of(bound)} did not start")
+            yield url_of(bound)
+        finally:
+            server.should_exit = True
+            thread.join(10.0)
