@@ -114,7 +114,7 @@ class Settings:
         config_file: The file that was read.
     """
 
-    data_dir: Path = _setting(  # noqa: RUF009 - attrs copies nothing, and a Path is immutable
+    data_dir: Path = _setting(
         "path", Path("walmill-data"), "Directory with the log and everything else that is kept; made if there is none."
     )
     http_bind: str = _setting(
@@ -129,7 +129,7 @@ class Settings:
         "Allow --without-auth on an address that other machines reach.",
         negative="--no-force-without-auth",
     )
-    admin_token_file: Path | None = _setting(  # noqa: RUF009 - as above
+    admin_token_file: Path | None = _setting(
         "path",
         None,
         f"File that holds the operator token, or into which the first start writes it; DATA_DIR/{TOKEN_FILE} if none.",

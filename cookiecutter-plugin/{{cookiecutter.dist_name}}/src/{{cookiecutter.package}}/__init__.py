@@ -1,0 +1,50 @@
+{%- set write = cookiecutter.__write == 'True' -%}
+{%- set schedule = cookiecutter.__schedule == 'True' -%}
+{%- set request = cookiecutter.__request == 'True' -%}
+{%- set names = ['AsyncContext', 'Line'] -%}
+{%- if request %}{% set names = names + ['Reply', 'Request'] %}{% endif -%}
+{%- if schedule %}{% set names = names + ['Tick'] %}{% endif -%}
+{%- if write %}{% set names = names + ['WriteBatch'] %}{% endif -%}
+{%- set names = names + ['hookimpl'] -%}
+"""{{ cookiecutter.description | replace('\\', '\\\\') | replace('"', "'") }}"""
+
+from walmill_hookspecs import {{ names | join(', ') }}
+
+from {{ cookiecutter.package }}.settings import Settings
+
+
+@hookimpl
+def register_settings() -> type:
+    """Which arguments a trigger takes."""
+    return Settings
+{%- if write %}
+
+
+@hookimpl
+async def on_write(batch: WriteBatch, ctx: AsyncContext[Settings]) -> None:
+    """New rows are durable: count them, by table. The rows written here and the count are one commit."""
+    for name, table in batch.tables.items():
+        if name == ctx.settings.target:
+            continue
+        total = ctx.cache.incr(f"rows of {name}", table.num_rows)
+        ctx.write(Line(ctx.settings.target, tags={"table": name}, fields={"rows": total}))
+{%- endif %}
+{%- if schedule %}
+
+
+@hookimpl
+async def on_schedule(tick: Tick, ctx: AsyncContext[Settings]) -> None:
+    """A schedule is due: write down that it was."""
+    ctx.log.info("due at %s, %s missed before", tick.scheduled_for, tick.missed)
+    ctx.write(Line(ctx.settings.target, {"table": "tick"}, {"missed": tick.missed}, tick.scheduled_for))
+{%- endif %}
+{%- if request %}
+
+
+@hookimpl
+async def on_request(request: Request, ctx: AsyncContext[Settings]) -> Reply:
+    """An HTTP request came: answer it, and count it."""
+    asked = ctx.cache.incr("requests")
+    ctx.write(Line(ctx.settings.target, tags={"table": "request"}, fields={"asked": asked}))
+    return {"hello": request.query_params.get("name", "world"), "asked": asked}
+{%- endif %}

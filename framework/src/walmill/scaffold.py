@@ -1,0 +1,67 @@
+"""A new plugin from the template, offline: what `walmill plugin new` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from walmill.errors import Conflict, InvalidRequest
+
+NAME = r"[a-z][a-z0-9]*([-_.][a-z0-9]+)*"
+"""What the name of a plugin may be; the template's own check says the same."""
+
+
+def template_directory() -> Path:
+    """Where the template is: in the installed package, or in the source tree beside it.
+
+    Raises:
+        InvalidRequest: If it is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "_template", here.parents[2] / "cookiecutter-plugin"):
+        if (candidate / "cookiecutter.json").is_file():
+            return candidate
+    raise InvalidRequest(
+        "the template of plugins is not installed; install walmill from its wheel or from its source tree"
+    )
+
+
+def render(*, name: str, hooks: Sequence[str], output_dir: Path, no_input: bool = True) -> Path:
+    """Makes a plugin package.
+
+    Args:
+        name: Name of the plugin; the distribution becomes `walmill-NAME`.
+        hooks: Of `write`, `schedule`, `request`.
+        output_dir: Where the directory of the package is made.
+        no_input: Whether nothing more is asked.
+
+    Returns:
+        The directory of the package.
+
+    Raises:
+        InvalidRequest: If no package can be made from the name.
+        Conflict: If the directory exists.
+    """
+    from cookiecutter.exceptions import CookiecutterException, OutputDirExistsException
+    from cookiecutter.main import cookiecutter
+
+    if re.fullmatch(NAME, name) is None:
+        raise InvalidRequest(
+            f"no package can be made from the name {name!r}: use lower-case letters and digits, with single -, _ or . between"
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    answers = {"name": name, "hooks": ",".join(hooks)}
+    try:
+        made = cookiecutter(
+            str(template_directory()),
+            no_input=no_input,
+            extra_context=answers,
+            output_dir=str(output_dir),
+            default_config=True,
+        )
+    except OutputDirExistsException:
+        raise Conflict(f"{output_dir / f'walmill-{name}'} exists already; move it away, or take another name") from None
+    except CookiecutterException as error:
+        raise InvalidRequest(f"the template could not be rendered: {error}") from None
+    return Path(made)
