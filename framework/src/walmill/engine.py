@@ -389,7 +389,9 @@ class Engine:
             Conflict: If the name is taken.
             PluginFailure: If its hooks do not fit.
         """
-        return self.registry.register(plugin, name=name)
+        description = self.registry.register(plugin, name=name)
+        self._mill.plugin_arrived()
+        return description
 
     def plugins(self) -> list[PluginDescription]:
         """All plugins, by name, broken ones as well."""

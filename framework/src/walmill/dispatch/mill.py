@@ -51,6 +51,8 @@ T = TypeVar("T")
 FETCH_SECONDS = 0.002
 """Reading old commits holds up the loop for at most about this long at a time."""
 FETCH_COMMITS = 512
+REVIVE_SECONDS = 5.0
+"""How often it is looked whether a plugin that a trigger waits for is there."""
 
 log = structlog.get_logger("walmill.mill")
 Ask = Callable[[View, str, str, Mapping[str, Any] | None], Any]
@@ -103,6 +105,7 @@ class Mill:
         self._retiring: set[asyncio.Task[None]] = set()
         self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, WriteBatch] = {}
+        self._revival: asyncio.TimerHandle | None = None
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
         self.history = History(self.submit)
@@ -134,9 +137,6 @@ class Mill:
     async def _begin(self) -> None:
         self._schedules = Schedules(self)
         self._refresh(self._view)
-        for line in self._lines.values():
-            line.step()
-        self._schedules.arm()
         self.loop.run_in_executor(self._pool, self._find_watchers)
 
     def _find_watchers(self) -> None:
@@ -362,8 +362,34 @@ class Mill:
         lines = [self._lines[number] for number in fresh if number in self._lines]
         if lines:
             self._catch_up(lines, view)
+            for line in lines:
+                line.step()
         self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
         self._schedules.arm()
+
+    def plugin_arrived(self) -> None:
+        """From any thread: a plugin was registered; triggers that wait for it may go on."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self._revive)
+
+    def blocked(self) -> None:
+        """A trigger cannot run because its plugin cannot be bound; it is looked at again after a while."""
+        if self._revival is None and not self._stopping:
+            self._revival = self.loop.call_later(REVIVE_SECONDS, self._revive)
+
+    def _revive(self) -> None:
+        """Starts triggers anew that were blocked and whose plugin can be bound now."""
+        if self._revival is not None:
+            self._revival.cancel()
+            self._revival = None
+        waiting = [station for station in self._stations.values() if station.blocked is not None]
+        ready = [station for station in waiting if self._registry.usable(station.trigger.plugin)]
+        for station in ready:
+            self._retire(station, "its plugin is here now")
+        if ready:
+            self._refresh(self._view)
+        if len(ready) < len(waiting):
+            self.blocked()
 
     def _open(self, trigger: Trigger, view: View) -> None:
         spec = parse_spec(trigger.spec)
@@ -485,6 +511,8 @@ class Mill:
 
     async def _stop(self, timeout: float) -> bool:
         self._stopping = True
+        if self._revival is not None:
+            self._revival.cancel()
         assert self._schedules is not None
         self._schedules.stop()
         for line in self._lines.values():

@@ -49,6 +49,9 @@ class StationHost(RunHost, Protocol):
     def say(self, database: str, trigger: str, run_id: str, level: str, text: str) -> None:
         """Takes a line that a run said."""
 
+    def blocked(self) -> None:
+        """Tells that a trigger waits for its plugin."""
+
     def move(self, trigger: int, cursor: Cursor) -> None:
         """Notes that a cursor moved without a commit."""
 
@@ -211,9 +214,11 @@ class Station:
                     self.blocked = None
                 except (WalmillError, BadSettings) as error:
                     self.blocked = str(error)
+                    self._host.blocked()
                     return Ended(end="failed", error=f"{type(error).__name__}: {error}", exception=error)
                 except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
                     self.blocked = f"{type(error).__name__}: {error}"
+                    self._host.blocked()
                     return Ended(end="failed", error=self.blocked, exception=error)
             if not self._started and "on_startup" in self._worker.hooks:
                 ended = await self._startup("on_startup")

@@ -131,6 +131,10 @@ class Registry:
             known.inspected = True
             return known.description
 
+    def usable(self, name: str) -> bool:
+        """Whether a plugin is there and active."""
+        return name in self._known and self.inspect(name).status == "active"
+
     def inspect_all(self) -> list[PluginDescription]:
         """The descriptions of all plugins, by name."""
         return [self.inspect(name) for name in self.names()]

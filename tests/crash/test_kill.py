@@ -1,0 +1,80 @@
+"""SIGKILL at any moment loses no acknowledged write and doubles no effect: seen from outside, with real processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from walmill.cache.state import trigger_space
+from walmill.cache.values import decode
+
+CHILD = Path(__file__).with_name("child.py")
+ROUNDS = 8
+
+
+def load_child() -> Any:
+    spec = importlib.util.spec_from_file_location("crash_child", CHILD)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def one_round(directory: Path, start: int, writes: int) -> set[tuple[str, int]]:
+    """Starts a writer, kills it after so many acknowledged writes, and says which they were."""
+    command = [sys.executable, str(CHILD), str(directory), str(start)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        rescue = threading.Timer(30, process.kill)
+        rescue.start()
+        lines: list[str] = []
+        for line in process.stdout:
+            lines.append(line)
+            if len(lines) >= writes:
+                break
+        process.kill()
+        lines.extend(process.stdout)
+        rescue.cancel()
+    assert len(lines) >= writes, "the writer did not get going"
+    found = (re.fullmatch(r"([abc]) (\d+);\n", line) for line in lines)
+    return {(match[1], int(match[2])) for match in found if match}
+
+
+def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    chance = random.Random(20261124)
+    acknowledged: set[tuple[str, int]] = set()
+    start = 0
+    for _ in range(ROUNDS):
+        acknowledged |= one_round(tmp_path, start, chance.randint(1, 120))
+        start = max(number for _, number in acknowledged) + 1000
+    child = load_child()
+    with child.open_engine(tmp_path) as engine:
+        until = time.monotonic() + 30
+        while any(one["lag_commits"] or one["running"] for one in engine.triggers()):
+            assert time.monotonic() < until, engine.triggers()
+            time.sleep(0.02)
+
+        def rows(table: str) -> list[tuple[str, int, int]]:
+            found = engine.query(f"SELECT k, CAST(time AS BIGINT) AS t, v FROM {table}", database=child.DATABASE)
+            return sorted(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
+        source = rows("src")
+        assert {(key, value) for key, time_, value in source} >= acknowledged
+        view = engine.view()
+        database = view.catalog.database(child.DATABASE)
+        for name in ("copy", "async_copy"):
+            assert rows(name) == source
+            written = view.tables[database.tables[name]].num_rows
+            assert written == len(source), "the copy was written once, not written again and merged"
+            space = view.state.space(trigger_space(view.catalog.trigger(child.DATABASE, name).id))
+            assert decode(space.entries["rows"].value) == len(source)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert all(re.fullmatch(r"lock|wal/\d{10}\.seg|wal/torn-\d+-\d+", name) for name in names), names
