@@ -557,6 +557,11 @@ class Engine:
         return self._committer.figures
 
     @property
+    def watchers(self) -> tuple[str, ...]:
+        """The names of the plugins that watch runs (`on_run_end`)."""
+        return self._mill.watchers
+
+    @property
     def run_counts(self) -> Mapping[tuple[str, str, str], int]:
         """Runs since the start, by database, trigger and status."""
         return self._mill.counts

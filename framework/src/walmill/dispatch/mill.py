@@ -145,6 +145,11 @@ class Mill:
         except Exception as error:  # noqa: BLE001 - a plugin that cannot be bound watches nothing
             log.warning("a plugin that watches runs could not be bound", error=str(error))
 
+    @property
+    def watchers(self) -> tuple[str, ...]:
+        """The names of the plugins that watch runs."""
+        return tuple(name for name, _ in self._watchers)
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         """Runs a coroutine on the mill's loop; a concurrent future of its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
@@ -371,6 +376,7 @@ class Mill:
         """From any thread: a plugin was registered; triggers that wait for it may go on."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self._revive)
+            self._pool.submit(self._find_watchers)
 
     def blocked(self) -> None:
         """A trigger cannot run because its plugin cannot be bound; it is looked at again after a while."""

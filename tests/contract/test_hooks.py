@@ -1,0 +1,259 @@
+"""Each hook, plain and async, on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from walmill.engine import Engine
+from walmill.http.app import create_app
+from walmill_hookspecs import Line, hookimpl, setting, settings, specs
+from walmill_hookspecs._markers import PROJECT
+
+Wait = Callable[[Callable[[], object]], None]
+seen: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    seen.clear()
+
+
+class Plain:
+    """All hooks, plain."""
+
+    @hookimpl
+    def on_startup(self, ctx: Any) -> None:
+        seen.append(("startup", ctx.trigger.name))
+
+    @hookimpl
+    def on_shutdown(self) -> None:
+        seen.append(("shutdown",))
+
+    @hookimpl
+    def on_write(self, batch: Any, ctx: Any) -> None:
+        rows = [row for table in batch.tables.values() for row in table.rows()]
+        seen.append(("write", batch.origin, rows))
+        ctx.write(Line("out", {"of": "write"}, {"rows": batch.num_rows}, 1))
+
+    @hookimpl
+    def on_schedule(self, tick: Any, ctx: Any) -> None:
+        seen.append(("schedule", tick.scheduled_for.tzinfo is not None, tick.missed))
+        ctx.write(Line("out", {"of": "schedule"}, {"rows": 0}, 1))
+
+    @hookimpl
+    def on_request(self, request: Any, ctx: Any) -> Any:
+        ctx.write(Line("out", {"of": "request"}, {"rows": 0}, 1))
+        return {"method": request.method, "id": request.path_params["id"], "body": request.json()}
+
+
+class Async:
+    """All hooks, async."""
+
+    @hookimpl
+    async def on_startup(self, ctx: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(("startup", ctx.trigger.name))
+
+    @hookimpl
+    async def on_shutdown(self) -> None:
+        seen.append(("shutdown",))
+
+    @hookimpl
+    async def on_write(self, batch: Any, ctx: Any) -> None:
+        await asyncio.sleep(0)
+        rows = [row for table in batch.tables.values() for row in table.rows()]
+        seen.append(("write", batch.origin, rows))
+        ctx.write(Line("out", {"of": "write"}, {"rows": batch.num_rows}, 1))
+
+    @hookimpl
+    async def on_schedule(self, tick: Any, ctx: Any) -> None:
+        seen.append(("schedule", tick.scheduled_for.tzinfo is not None, tick.missed))
+        ctx.write(Line("out", {"of": "schedule"}, {"rows": 0}, 1))
+
+    @hookimpl
+    async def on_request(self, request: Any, ctx: Any) -> Any:
+        ctx.write(Line("out", {"of": "request"}, {"rows": 0}, 1))
+        return {"method": request.method, "id": request.path_params["id"], "body": request.json()}
+
+
+both = pytest.mark.parametrize("plugin", [Plain, Async])
+
+
+def out(engine: Engine) -> list[dict[str, Any]]:
+    if "out" not in engine.view().catalog.database("d").tables:
+        return []
+    return list(engine.query('SELECT "of", rows FROM out', database="d").to_pylist())
+
+
+def start(engine: Engine, plugin: type, spec: str, **more: Any) -> None:
+    engine.register(plugin, name="p")
+    engine.create_trigger(database="d", name="t", plugin="p", spec=spec, **more)
+
+
+@both
+def test_hook_on_write(engine: Engine, wait: Wait, plugin: type) -> None:
+    start(engine, plugin, "table:cpu")
+    engine.write("cpu,host=a v=1 1\ncpu,host=b w=2i 2", database="d")
+    wait(lambda: out(engine))
+    assert out(engine) == [{"of": "write", "rows": 2}]
+    assert seen[-1] == (
+        "write",
+        "client",
+        [{"host": "a", "v": 1.0, "w": None, "time": 1}, {"host": "b", "v": None, "w": 2, "time": 2}],
+    )
+
+
+@both
+def test_hook_on_schedule(engine: Engine, plugin: type) -> None:
+    start(engine, plugin, "every:1h")
+    ran = engine.run_trigger("d", "t", timeout=10)
+    assert ran["status"] == "ok"
+    assert ran["sequence"] is not None
+    assert seen[-1] == ("schedule", True, 0)
+    assert out(engine) == [{"of": "schedule", "rows": 0}]
+
+
+@both
+def test_hook_on_request(engine: Engine, plugin: type) -> None:
+    start(engine, plugin, "request:things/{id:int}")
+    app = create_app(engine, without_auth=True, close_engine=False)
+
+    async def ask() -> httpx2.Response:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://mill") as client:
+            return await client.post("/api/v3/engine/things/7", json=[1])
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()) == (200, {"method": "POST", "id": 7, "body": [1]})
+    assert out(engine) == [{"of": "request", "rows": 0}], "the commit precedes the answer"
+
+
+@both
+def test_hook_on_startup(engine: Engine, wait: Wait, plugin: type) -> None:
+    start(engine, plugin, "table:cpu")
+    for time in (1, 2):
+        engine.write(f"cpu v=1 {time}", database="d")
+        wait(lambda time=time: sum(len(one[2]) for one in seen if one[0] == "write") == time)
+    assert [one[0] for one in seen] == ["startup", "write", "write"], "once, before the first event"
+
+
+@both
+def test_hook_on_shutdown(wait: Wait, plugin: type) -> None:
+    engine = Engine.open(discover_plugins=False)
+    start(engine, plugin, "table:cpu")
+    engine.write("cpu v=1 1", database="d")
+    wait(lambda: any(one[0] == "write" for one in seen))
+    assert engine.close(5.0)
+    assert [one[0] for one in seen] == ["startup", "write", "shutdown"]
+
+
+@settings
+class Chosen:
+    """Two settings."""
+
+    limit: float = setting("a number", minimum=0)
+    words: list[str] = setting("some words", default=["a"])
+
+
+class WithSettings:
+    """A plugin with typed settings."""
+
+    @hookimpl
+    def register_settings(self) -> type:
+        return Chosen
+
+    @hookimpl
+    def on_schedule(self, ctx: Any) -> None:
+        seen.append(ctx.settings)
+
+
+def test_hook_register_settings(engine: Engine) -> None:
+    engine.register(WithSettings, name="p")
+    arguments = {"limit": "2.5", "words": '["x, y", "=\\n"]'}
+    engine.create_trigger(database="d", name="t", plugin="p", spec="every:1h", arguments=arguments)
+    assert engine.run_trigger("d", "t", timeout=10)["status"] == "ok"
+    assert seen == [Chosen(limit=2.5, words=["x, y", "=\n"])]
+    with pytest.raises(ValueError, match=r"limit=-1.0 is below its minimum.*did you mean words") as raised:
+        engine.create_trigger(database="d", name="u", plugin="p", spec="every:1h", arguments={"limit": -1, "word": "x"})
+    assert "there is no argument 'word'" in str(raised.value), "all problems at once"
+
+
+class Watcher:
+    """Watches runs of every trigger."""
+
+    @hookimpl
+    def on_run_end(self, record: Any) -> None:
+        seen.append((record.trigger, record.hook, record.status, record.rows_in, record.error))
+
+
+class Fails:
+    """Raises what a plugin should not."""
+
+    @hookimpl
+    def on_schedule(self) -> None:
+        raise SystemExit(3)
+
+
+def test_hook_on_run_end(wait: Wait) -> None:
+    engine = Engine.open(discover_plugins=False)
+    try:
+        engine.register(Watcher, name="watcher")
+        engine.register(Fails, name="fails")
+        wait(lambda: engine.watchers)
+        engine.create_trigger(database="d", name="t", plugin="fails", spec="every:1h")
+        assert engine.run_trigger("d", "t", timeout=10)["status"] == "failed"
+        assert seen == [("t", "on_schedule", "failed", 0, "SystemExit: 3")]
+    finally:
+        engine.close(5.0)
+
+
+def test_every_hook_has_documentation_and_a_test() -> None:
+    for name, hook in vars(specs).items():
+        if not hasattr(hook, f"{PROJECT}_spec"):
+            continue
+        text = hook.__doc__ or ""
+        for question in ("When:", "How often:", "Return value:", "Delivery:", "Runs where:", "May be async:", "Since:"):
+            assert question in text, f"{name} does not say {question}"
+        assert f"test_hook_{name}" in globals(), f"{name} has no test of its own"
+
+
+class Wrapped:
+    """An async hook with a wrapper around it in the same plugin's distribution."""
+
+    @hookimpl
+    async def on_schedule(self, ctx: Any) -> str:
+        await asyncio.sleep(0)
+        if ctx.cache.incr("runs") == 1:
+            raise ValueError("the first time")
+        return "done"
+
+
+class Wrapper:
+    """Sees the real result and the real exception of an async hook."""
+
+    @hookimpl(wrapper=True)
+    def on_schedule(self) -> Any:
+        try:
+            result = yield
+        except ValueError as error:
+            seen.append(("raised", str(error)))
+            raise
+        seen.append(("returned", result))
+        return result
+
+
+def test_a_wrapper_around_an_async_hook_sees_result_and_exception(wait: Wait) -> None:
+    engine = Engine.open(discover_plugins=False, wrappers=["wrapper"])
+    try:
+        engine.register(Wrapper, name="wrapper")
+        engine.register(Wrapped, name="p")
+        engine.create_trigger(database="d", name="t", plugin="p", spec="every:1h")
+        assert engine.run_trigger("d", "t", timeout=10)["status"] == "failed"
+        assert seen == [("raised", "the first time")]
+    finally:
+        engine.close(5.0)
