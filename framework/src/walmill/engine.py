@@ -27,6 +27,7 @@ from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, Plugin
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
+from walmill.fs.protocol import FileSystem
 from walmill.ingest.errors import LineError
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision, parse_precision
@@ -46,6 +47,7 @@ from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
 from walmill.units import parse_time
 from walmill.wal.log import Log
+from walmill.wal.segment import Segment
 from walmill_hookspecs import ContextError
 from walmill_hookspecs.context import WriteData
 
@@ -111,10 +113,10 @@ class Engine:
     def _start(self) -> None:
         options = self.options
         if options.data_dir is None:
-            fs: Any = MemoryFS()
+            fs: FileSystem = options.fs or MemoryFS()
             directory = "wal"
         else:
-            fs = LocalFS()
+            fs = options.fs or LocalFS()
             root = Path(options.data_dir)
             root.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock.acquire(root)
@@ -555,6 +557,16 @@ class Engine:
     def figures(self) -> Figures:
         """What the committer counts."""
         return self._committer.figures
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments of the log, oldest first."""
+        return self._wal.segments
+
+    @property
+    def blocking_hooks(self) -> list[str]:
+        """Async hooks that held the loop for more than 100 ms, as often as they did."""
+        return list(self._watch.named)
 
     @property
     def watchers(self) -> tuple[str, ...]:

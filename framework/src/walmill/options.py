@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
+from walmill.fs.protocol import FileSystem
 
 
 @frozen(kw_only=True)
@@ -30,6 +31,7 @@ class EngineOptions:
         discover_plugins: Whether installed plugins are looked for.
         operator_token: Whether the first start makes an operator token and leaves it in `data_dir`.
         clock: The time.
+        fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
 
     data_dir: Path | None = None
@@ -46,3 +48,4 @@ class EngineOptions:
     discover_plugins: bool = True
     operator_token: bool = False
     clock: Clock = field(factory=SystemClock)
+    fs: FileSystem | None = None
