@@ -21,7 +21,7 @@ class EngineOptions:
         segment_bytes: Size of a log segment.
         flush_interval: Seconds by which a commit may wait for others; 0 commits at once when idle.
         shutdown_timeout: Seconds that runs may take to finish when the engine stops.
-        query_memory: Bytes that the queries may use together.
+        query_memory: Bytes that one query may use for sorting, joining and grouping.
         query_timeout: Seconds that one query may take.
         limits: What one run may use.
         disabled_plugins: Plugins that are not to be used.

@@ -1,0 +1,47 @@
+"""The reference is current, and the examples in the docs run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from walmill_hookspecs import specs
+from walmill_hookspecs._markers import PROJECT
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = re.compile(r"<!-- test -->\n```python\n(.*?)```", re.DOTALL)
+EXAMPLES = [
+    pytest.param(code, id=f"{page.stem}-{number}")
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for number, code in enumerate(EXAMPLE.findall(page.read_text(encoding="utf-8")))
+]
+
+
+def test_the_generated_pages_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_hook_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "hooks.md").read_text(encoding="utf-8")
+    for name, hook in vars(specs).items():
+        if hasattr(hook, f"{PROJECT}_spec"):
+            assert f"\n## {name}(" in page, f"docs/reference/hooks.md does not document {name}"
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_the_examples_run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
