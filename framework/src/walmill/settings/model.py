@@ -163,7 +163,12 @@ class Settings:
         "choice", "inline", "Where hooks run, unless a trigger says otherwise.", choices=("inline",)
     )
     query_memory_limit: int = _setting(
-        "size", 2048 * _MIB, "Memory that one query may use for sorting, joining and grouping.", unit="bytes", minimum=16 * _MIB, maximum=2**50
+        "size",
+        2048 * _MIB,
+        "Memory that one query may use to sort, join and group.",
+        unit="bytes",
+        minimum=16 * _MIB,
+        maximum=2**50,
     )
     query_timeout: int | None = _setting(
         "duration",
