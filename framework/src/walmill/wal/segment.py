@@ -151,7 +151,7 @@ def scan(segment: Segment, stop: int | None = None) -> Scan:
     offset = SEGMENT_HEADER_BYTES
     expected = segment.header.first_sequence
     data = segment.data
-    while offset + SEGMENT_HEADER_BYTES <= data.size:
+    while offset < data.size:
         wrong = problem(data, offset)
         header = read_header(data, offset)
         if wrong is None and header is not None:
