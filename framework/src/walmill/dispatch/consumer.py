@@ -327,6 +327,14 @@ class Consumer:
         self.giving_up.pop(number, None)
         return self.step(now)
 
+    def postponed(self, number: int) -> None:
+        """The run could not even begin: its plugin is not there. Nothing more starts, and what waits is still behind."""
+        batch = self.running.pop(number)
+        self.stopped = True
+        self.backlog.clear()
+        self.backlog_rows = 0
+        self.behind = batch.first if self.behind is None else min(batch.first, self.behind)
+
     def stop(self) -> None:
         """Starts nothing more."""
         self.stopped = True

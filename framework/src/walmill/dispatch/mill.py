@@ -52,7 +52,7 @@ FETCH_SECONDS = 0.002
 """Reading old commits holds up the loop for at most about this long at a time."""
 FETCH_COMMITS = 512
 REVIVE_SECONDS = 5.0
-"""How often it is looked whether a plugin that a trigger waits for is there."""
+"""At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
 log = structlog.get_logger("walmill.mill")
 Ask = Callable[[View, str, str, Mapping[str, Any] | None], Any]
@@ -106,6 +106,7 @@ class Mill:
         self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, WriteBatch] = {}
         self._revival: asyncio.TimerHandle | None = None
+        self._patience = 0.0
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
         self.history = History(self.submit)
@@ -375,13 +376,18 @@ class Mill:
     def plugin_arrived(self) -> None:
         """From any thread: a plugin was registered; triggers that wait for it may go on."""
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self._revive)
+            self.loop.call_soon_threadsafe(self._arrived)
             self._pool.submit(self._find_watchers)
 
+    def _arrived(self) -> None:
+        self._patience = 0.0
+        self._revive()
+
     def blocked(self) -> None:
-        """A trigger cannot run because its plugin cannot be bound; it is looked at again after a while."""
+        """A trigger cannot run because its plugin cannot be bound; it is looked at again soon, and then less often."""
         if self._revival is None and not self._stopping:
-            self._revival = self.loop.call_later(REVIVE_SECONDS, self._revive)
+            self._revival = self.loop.call_later(0.05 + self._patience, self._revive)
+            self._patience = min(REVIVE_SECONDS, 2 * self._patience + 0.05)
 
     def _revive(self) -> None:
         """Starts triggers anew that were blocked and whose plugin can be bound now."""

@@ -238,8 +238,7 @@ class WriteLine:
             consumer.dropped(batch.number, now)
             return
         if self.station.blocked is not None:
-            consumer.stop()
-            consumer.dropped(batch.number, now)
+            consumer.postponed(batch.number)
             return
         match ended.end:
             case "ok" if ended.committed and ended.cursor is not None:

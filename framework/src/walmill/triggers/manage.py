@@ -184,7 +184,7 @@ def check_path(catalog: Catalog, trigger: Trigger, spec: RequestSpec) -> None:
     Raises:
         Conflict: Naming the other one.
     """
-    for other in catalog.triggers.values():
+    for other in sorted(catalog.triggers.values(), key=lambda one: one.id):
         if other.id == trigger.id:
             continue
         theirs = parse_spec(other.spec)
