@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,25 +45,35 @@ def render(*, name: str, hooks: Sequence[str], output_dir: Path, no_input: bool 
         InvalidRequest: If no package can be made from the name.
         Conflict: If the directory exists.
     """
-    from cookiecutter.exceptions import CookiecutterException, OutputDirExistsException
+    from cookiecutter.exceptions import CookiecutterException, FailedHookException, OutputDirExistsException
     from cookiecutter.main import cookiecutter
 
     if re.fullmatch(NAME, name) is None:
         raise InvalidRequest(
             f"no package can be made from the name {name!r}: use lower-case letters and digits, with single -, _ or . between"
         )
+    if name == "hookspecs":
+        raise InvalidRequest(
+            "the name 'hookspecs' would make a package that hides walmill_hookspecs; take another name"
+        )
     output_dir.mkdir(parents=True, exist_ok=True)
     answers = {"name": name, "hooks": ",".join(hooks)}
     try:
-        made = cookiecutter(
-            str(template_directory()),
-            no_input=no_input,
-            extra_context=answers,
-            output_dir=str(output_dir),
-            default_config=True,
-        )
+        with tempfile.TemporaryDirectory(prefix="walmill-template-") as copied:
+            # pip compiles what it installs, the template too: that must not get into anybody's package
+            clean = Path(copied) / "template"
+            shutil.copytree(template_directory(), clean, ignore=shutil.ignore_patterns("__pycache__"))
+            made = cookiecutter(
+                str(clean),
+                no_input=no_input,
+                extra_context=answers,
+                output_dir=str(output_dir),
+                default_config=True,
+            )
     except OutputDirExistsException:
         raise Conflict(f"{output_dir / f'walmill-{name}'} exists already; move it away, or take another name") from None
+    except FailedHookException:
+        raise InvalidRequest("no package can be made from these answers, for the reason that stands above") from None
     except CookiecutterException as error:
         raise InvalidRequest(f"the template could not be rendered: {error}") from None
     return Path(made)

@@ -1,7 +1,10 @@
 {%- set write = cookiecutter.__write == 'True' -%}
 {%- set schedule = cookiecutter.__schedule == 'True' -%}
 {%- set request = cookiecutter.__request == 'True' -%}
-{%- set names = ['AsyncContext', 'Line'] -%}
+{%- set wait = cookiecutter.asynchronous == 'yes' -%}
+{%- set def = 'async def' if wait else 'def' -%}
+{%- set context = 'AsyncContext' if wait else 'Context' -%}
+{%- set names = [context, 'Line'] -%}
 {%- if request %}{% set names = names + ['Reply', 'Request'] %}{% endif -%}
 {%- if schedule %}{% set names = names + ['Tick'] %}{% endif -%}
 {%- if write %}{% set names = names + ['WriteBatch'] %}{% endif -%}
@@ -21,7 +24,7 @@ def register_settings() -> type:
 
 
 @hookimpl
-async def on_write(batch: WriteBatch, ctx: AsyncContext[Settings]) -> None:
+{{ def }} on_write(batch: WriteBatch, ctx: {{ context }}[Settings]) -> None:
     """New rows are durable: count them, by table. The rows written here and the count are one commit."""
     for name, table in batch.tables.items():
         if name == ctx.settings.target:
@@ -33,7 +36,7 @@ async def on_write(batch: WriteBatch, ctx: AsyncContext[Settings]) -> None:
 
 
 @hookimpl
-async def on_schedule(tick: Tick, ctx: AsyncContext[Settings]) -> None:
+{{ def }} on_schedule(tick: Tick, ctx: {{ context }}[Settings]) -> None:
     """A schedule is due: write down that it was."""
     ctx.log.info("due at %s, %s missed before", tick.scheduled_for, tick.missed)
     ctx.write(Line(ctx.settings.target, {"table": "tick"}, {"missed": tick.missed}, tick.scheduled_for))
@@ -42,7 +45,7 @@ async def on_schedule(tick: Tick, ctx: AsyncContext[Settings]) -> None:
 
 
 @hookimpl
-async def on_request(request: Request, ctx: AsyncContext[Settings]) -> Reply:
+{{ def }} on_request(request: Request, ctx: {{ context }}[Settings]) -> Reply:
     """An HTTP request came: answer it, and count it."""
     asked = ctx.cache.incr("requests")
     ctx.write(Line(ctx.settings.target, tags={"table": "request"}, fields={"asked": asked}))

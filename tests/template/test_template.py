@@ -1,0 +1,182 @@
+"""The template: rendered both ways, for every choice; built, installed, running; refusing what makes no package."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+from walmill.cli.main import run as walmill
+from walmill.scaffold import render
+
+TEMPLATE = Path(__file__).parents[2] / "cookiecutter-plugin"
+HOOKS = ("write", "schedule", "request")
+CHOICES = [chosen for count in (1, 2, 3) for chosen in itertools.combinations(HOOKS, count)]
+FILES = {
+    ".gitignore",
+    "AGENTS.md",
+    "CHANGELOG.md",
+    "README.md",
+    "pyproject.toml",
+    "src/{package}/__init__.py",
+    "src/{package}/py.typed",
+    "src/{package}/settings.py",
+    "tests/test_plugin.py",
+}
+
+
+def contents(project: Path) -> dict[str, str]:
+    """All files of a project, by path."""
+    return {
+        path.relative_to(project).as_posix(): path.read_text(encoding="utf-8")
+        for path in project.rglob("*")
+        if path.is_file()
+    }
+
+
+def made(directory: Path, **answers: str) -> Path:
+    """The project that cookiecutter renders."""
+    return Path(
+        cookiecutter(
+            str(TEMPLATE), no_input=True, default_config=True, output_dir=str(directory), extra_context=answers
+        )
+    )
+
+
+def check(project: Path, *command: str) -> None:
+    """Runs a tool in a rendered project, on the packages of the running environment."""
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{project.name}: {command}\n{done.stdout}{done.stderr}"
+
+
+def test_both_ways_make_the_same_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_cookiecutter = made(tmp_path / "a", name="spike-filter", hooks="write,request")
+    command = ["plugin", "new", "--name", "spike-filter", "--hooks", "write,request", "--no-input"]
+    assert walmill([*command, "-o", str(tmp_path / "b")]) == 0
+    assert str(tmp_path / "b" / "walmill-spike-filter") in capsys.readouterr().out
+    by_walmill = contents(tmp_path / "b" / "walmill-spike-filter")
+    assert set(by_walmill) == {name.format(package="walmill_spike_filter") for name in FILES}
+    assert by_walmill == contents(by_cookiecutter)
+
+
+@pytest.mark.parametrize("asynchronous", ["yes", "no"])
+def test_every_choice_passes_its_own_checks(asynchronous: str, tmp_path: Path) -> None:
+    for chosen in CHOICES:
+        name = "-".join(["mill", asynchronous, *chosen])
+        project = made(tmp_path, name=name, hooks=",".join(chosen), asynchronous=asynchronous)
+        code = contents(project)[f"src/walmill_{name.replace('-', '_')}/__init__.py"]
+        there = {hook for hook in HOOKS if f"def on_{hook}(" in code}
+        assert there == set(chosen)
+        assert ("async def" in code) == (asynchronous == "yes")
+        check(project, "pytest", "-q", "-p", "no:cacheprovider")
+    check(tmp_path, "ruff", "check", "--no-cache", ".")
+    check(tmp_path, "ruff", "format", "--no-cache", "--check", ".")
+    check(project, "mypy", "--cache-dir", os.devnull)  # the last one has all three hooks
+
+
+def test_answers_with_quotes_and_dots_make_a_sound_package(tmp_path: Path) -> None:
+    project = made(
+        tmp_path, name="a.b", description='Says "no" \\ and é', author="Zoë 'Z' O\"N", python="3.12", hooks="write"
+    )
+    text = (project / "pyproject.toml").read_text(encoding="utf-8")
+    import tomllib
+
+    told = tomllib.loads(text)["project"]
+    assert told["description"] == 'Says "no" \\ and é'
+    assert told["authors"] == [{"name": "Zoë 'Z' O\"N"}]
+    assert told["entry-points"] == {"walmill": {"a.b": "walmill_a_b"}}
+    assert told["requires-python"] == ">=3.12"
+    check(project, "ruff", "check", "--no-cache", ".")
+    check(project, "pytest", "-q", "-p", "no:cacheprovider")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"name": "Foo Bar"}, "the name 'Foo Bar' must be lower-case"),
+        ({"dist_name": "-x"}, "the distribution '-x' must be"),
+        ({"package": "class"}, "the package 'class' is not a Python name"),
+        ({"package": "json"}, "the package 'json' would hide another"),
+        ({"hooks": "write,never"}, "the hooks 'write,never' are not of write, schedule, request"),
+        ({"hooks": " "}, "the hooks ' ' are not of"),
+        ({"python": "2.7"}, "the Python '2.7' must be 3.11"),
+        ({"description": "two\nlines"}, "the description 'two\\nlines' must be one line"),
+    ],
+)
+def test_answers_without_a_package_are_refused(
+    answers: dict[str, str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from cookiecutter.exceptions import FailedHookException
+
+    with pytest.raises(FailedHookException):
+        made(tmp_path, **answers)
+    assert said in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_refuses_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    there = render(name="twice", hooks=["write"], output_dir=tmp_path)
+    before = contents(there)
+    for arguments, said in [
+        (["--name", "twice"], f"Error: {there} exists already; move it away, or take another name"),
+        (["--name", "Foo Bar"], "Error: no package can be made from the name 'Foo Bar'"),
+        (["--name", "hookspecs"], "Error: the name 'hookspecs' would make a package that hides walmill_hookspecs"),
+        (["--name", "x", "--hooks", "write,never"], "Error: the hooks 'write,never' are not of"),
+    ]:
+        assert walmill(["plugin", "new", *arguments, "--no-input", "-o", str(tmp_path)]) == 1
+        assert capfd.readouterr().err.startswith(said)
+    assert list(tmp_path.iterdir()) == [there]
+    assert contents(there) == before
+
+
+@pytest.mark.timeout(180)
+def test_from_the_template_to_a_running_plugin(
+    tmp_path: Path, fresh: Mapping[str, str], run: Callable[..., str], start: Callable[[list[str]], None]
+) -> None:
+    # The command comes from the installed wheel, which carries the template.
+    run("walmill plugin new --name counter --hooks write,schedule,request --no-input", "Plugin counter created")
+    project = tmp_path / "walmill-counter"
+    assert contents(project) == contents(made(tmp_path / "other", name="counter"))
+
+    # Its wheel is built and installed without network.
+    run("python -m hatchling build -t wheel -d ../wheels", directory=project)
+    run("pip install --no-deps --find-links wheels walmill-counter")
+    (row,) = [line for line in run("walmill plugin list").split("\n") if "counter" in line]
+    assert "walmill-counter" in row
+    assert "active" in row
+    assert "on_write*" in row
+
+    # Its triggers are created; rows go in; what it wrote comes back.
+    start(["walmill", "serve"])
+    create = "walmill create trigger --database plant --plugin counter --trigger-spec"
+    run(f"{create} all_tables rows")
+    run(f"{create} every:1h hourly")
+    run(f"{create} request:hello asked")
+    run("walmill write --database plant 'press,line=3 force=71.3' 'press,line=4 force=60'")
+    counted = "walmill query --database plant --format csv"
+    run(f"""{counted} "SELECT max(rows) AS n FROM walmill_counter WHERE \\"table\\" = 'press'" """, "n\n2")
+    run("walmill run trigger --database plant hourly", "ran successfully")
+    run(f"""{counted} "SELECT missed FROM walmill_counter WHERE \\"table\\" = 'tick'" """, "missed\n0")
+    token = (tmp_path / "data" / "operator-token").read_text().strip()
+    ask = urllib.request.Request(
+        f"{fresh['WALMILL_HOST_URL']}/api/v3/engine/hello?name=mill", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(ask, timeout=10) as answer:
+        assert answer.read() == b'{"hello": "mill", "asked": 1}'
+
+    # Its own tests and the type checker find the installed package; ruff looks at its source.
+    run("python -m pytest -q -p no:cacheprovider", "3 passed", directory=project)
+    run(f"python -m mypy --cache-dir {os.devnull}", "Success", directory=project)
+    ruff = Path(sysconfig.get_path("scripts")) / "ruff"
+    run(f"{ruff} check --no-cache && {ruff} format --no-cache --check", directory=project)
