@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from walmill.collector import calm_collector
 from walmill.engine import Engine
 
 
@@ -55,6 +56,7 @@ def engine() -> Iterator[Engine]:
     quiet()
     with tempfile.TemporaryDirectory(prefix="walmill-bench-", dir=Path.cwd()) as directory:
         opened = Engine.open(data_dir=Path(directory), discover_plugins=False)
+        calm_collector()  # as `walmill serve` does
         try:
             yield opened
         finally:

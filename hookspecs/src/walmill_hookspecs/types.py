@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 FieldType: TypeAlias = Literal["int64", "uint64", "float64", "string", "bool"]
 BatchKind: TypeAlias = Literal["live", "replay", "backfill"]
+RunStatus: TypeAlias = Literal[
+    "ok", "failed", "skipped", "retry_later", "dead_letter", "disabled", "cancelled", "refused"
+]
 RunSource: TypeAlias = Literal["live", "replay", "backfill", "test"]
 
 
@@ -386,7 +389,7 @@ class RunRecord:
     trigger: str
     plugin: str
     hook: str
-    status: Literal["ok", "failed", "skipped", "retry_later", "dead_letter", "disabled", "cancelled", "refused"]
+    status: RunStatus
     attempt: int = 1
     started_at: datetime
     duration_ns: int

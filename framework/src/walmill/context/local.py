@@ -16,6 +16,7 @@ from walmill.context.capture import PluginLogger, Voice
 from walmill.context.effects import Effects
 from walmill.context.state import RunCache
 from walmill.errors import WalmillError
+from walmill.ingest.assemble import TableRows
 from walmill.model.catalog import INTERNAL
 from walmill.model.schema import TableSchema
 from walmill.model.trigger import Trigger
@@ -108,13 +109,27 @@ class RunState:
     streaming: bool = False
     committed_rows: int = 0
     callbacks: list[Callable[[], Any]] = field(factory=list)
-    effects: Effects = field(init=False)
-    cache: RunCache = field(init=False)
+    _effects: Effects | None = field(init=False, default=None)
+    _cache: RunCache | None = field(init=False, default=None)
 
-    def __attrs_post_init__(self) -> None:
-        self.effects = Effects(self.schema_of, start=self.now, max_rows=self.limits.rows)
-        space = self.view.state.space(trigger_space(self.trigger.id))
-        self.cache = RunCache(space, now=self.now, limit=self.limits.state_bytes, shared=self._shared_cache)
+    @property
+    def effects(self) -> Effects:
+        """What the run has written so far. Made when it is first needed: most runs of most triggers write nothing."""
+        if self._effects is None:
+            self._effects = Effects(self.schema_of, start=self.now, max_rows=self.limits.rows)
+        return self._effects
+
+    @property
+    def cache(self) -> RunCache:
+        """The trigger's state as this run sees it."""
+        if self._cache is None:
+            space = self.view.state.space(trigger_space(self.trigger.id))
+            self._cache = RunCache(space, now=self.now, limit=self.limits.state_bytes, shared=self._shared_cache)
+        return self._cache
+
+    def take_rows(self) -> list[tuple[str, TableRows]]:
+        """The rows written so far; they are forgotten here."""
+        return [] if self._effects is None else self._effects.take()
 
     def _shared_cache(self) -> RunCache:
         space = self.view.state.space(database_space(self.trigger.database_id))
@@ -146,10 +161,12 @@ class RunState:
     def wishes(self) -> dict[str, Sequence[Wish]]:
         """What the run wants changed in the state, by space."""
         found: dict[str, Sequence[Wish]] = {}
-        own = self.cache.wishes()
+        if self._cache is None:
+            return found
+        own = self._cache.wishes()
         if own:
             found[trigger_space(self.trigger.id)] = own
-        shared = self.cache.shared_or_none
+        shared = self._cache.shared_or_none
         if shared is not None and shared.wishes():
             found[database_space(self.trigger.database_id)] = shared.wishes()
         return found
@@ -157,8 +174,10 @@ class RunState:
     def rebase(self, view: View) -> None:
         """Starts again on a view in which everything so far is committed."""
         self.view = view
-        self.cache.rebase(view.state.space(trigger_space(self.trigger.id)))
-        shared = self.cache.shared_or_none
+        if self._cache is None:
+            return
+        self._cache.rebase(view.state.space(trigger_space(self.trigger.id)))
+        shared = self._cache.shared_or_none
         if shared is not None:
             shared.rebase(view.state.space(database_space(self.trigger.database_id)))
 
@@ -166,8 +185,7 @@ class RunState:
 class _Base:
     def __init__(self, state: RunState) -> None:
         self._state = state
-        logger = PluginLogger(f"walmill.plugin.{state.database}.{state.trigger.name}", state.voice)
-        self._log: LoggerAdapter = logging.LoggerAdapter(logger, {"run": state.run.id})
+        self._log: LoggerAdapter | None = None
 
     @property
     def database(self) -> str:
@@ -183,6 +201,10 @@ class _Base:
 
     @property
     def log(self) -> LoggerAdapter:
+        if self._log is None:
+            state = self._state
+            logger = PluginLogger(f"walmill.plugin.{state.database}.{state.trigger.name}", state.voice)
+            self._log = logging.LoggerAdapter(logger, {"run": state.run.id})
         return self._log
 
     @property
@@ -274,7 +296,7 @@ class _Base:
             if not first <= through <= last:
                 raise ValueError(f"ctx.checkpoint(through={through}); this batch still goes from {first} to {last}")
             consumed = (first, through)
-        rows = state.effects.take()
+        rows = state.take_rows()
         state.committed_rows += sum(one.batch.num_rows for _, one in rows)
         state.effects.num_rows = 0
         return RunEffect(

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from walmill.cli.client import Client
+from walmill.collector import calm_collector
 from walmill.demo.weather import TABLE, Observation, daily_means, days, observations
 from walmill.engine import Engine
 from walmill.errors import WalmillError
@@ -109,6 +110,7 @@ def run(
 def _run(console: Console, directory: Path, picture: Path, *, exit: bool, speed: float, port: int) -> int:
     options = EngineOptions(data_dir=directory, operator_token=True, shutdown_timeout=10.0)
     with Engine.open(options) as engine, serving(engine, "127.0.0.1", port) as url:
+        calm_collector()
         client = Client.local(url, directory)
         console.print(f"[bold]Walmill[/] serves [cyan]{url}[/], data in {directory}")
         data = observations(time.time_ns())

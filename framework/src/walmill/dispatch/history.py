@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from walmill.context.local import to_datetime
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_rows
 from walmill.model.catalog import INTERNAL
 from walmill.model.schema import TableSchema, arrow_schema
 from walmill.store.submission import RowsWrite, Submission, Ticket
 from walmill_hookspecs import RunRecord
+from walmill_hookspecs.types import RunStatus
 
 BLOCK_SECONDS = 0.25
 BLOCK_ROWS = 20_000
@@ -54,6 +56,34 @@ DEAD_LETTERS = TableSchema(
 )
 
 
+class RunRow(NamedTuple):
+    """One ended run, in the order of the columns of `_internal.runs`; plain, because there is one for each run.
+
+    Attributes:
+        time: When it began, ns.
+    """
+
+    database: str
+    trigger: str
+    plugin: str
+    hook: str
+    status: RunStatus
+    run_id: str
+    run_key: str
+    attempt: int
+    duration_ns: int
+    wait_ns: int
+    rows_in: int
+    rows_written: int
+    sequence: int | None
+    error: str | None
+    time: int
+
+    def to_record(self) -> RunRecord:
+        """As `on_run_end` gets it."""
+        return RunRecord(started_at=to_datetime(self.time), **{name: getattr(self, name) for name in self._fields[:-1]})
+
+
 class History:
     """Collects rows about runs and logs, and has them written in blocks.
 
@@ -64,7 +94,7 @@ class History:
     def __init__(self, submit: Callable[[Submission, Ticket | None], Ticket]) -> None:
         self._submit = submit
         self._lock = threading.Lock()
-        self._runs: list[tuple[Any, ...]] = []
+        self._runs: list[RunRow] = []
         self._logs: list[dict[str, Any]] = []
         self._last = 0
         self._asked = False
@@ -75,29 +105,10 @@ class History:
         self._last = max(self._last + 1, time)
         return self._last
 
-    def run(self, record: RunRecord, started: int) -> None:
-        """Takes the record of a run; from any thread."""
-        error = None if record.error is None else record.error[:TEXT_LIMIT]
+    def run(self, row: RunRow) -> None:
+        """Takes what became of a run; from any thread."""
         with self._lock:
-            self._runs.append(
-                (
-                    record.database,
-                    record.trigger,
-                    record.plugin,
-                    record.hook,
-                    record.status,
-                    record.run_id,
-                    record.run_key,
-                    record.attempt,
-                    record.duration_ns,
-                    record.wait_ns,
-                    record.rows_in,
-                    record.rows_written,
-                    record.sequence,
-                    error,
-                    self._unique(started),
-                )
-            )
+            self._runs.append(row)
         if not self._asked:
             self._ask()
 
@@ -135,7 +146,8 @@ class History:
             self._asked = False
         found = []
         if runs:
-            found.append((INTERNAL, column_rows(RUNS, runs)))
+            rows = [(*row[:-2], row.error and row.error[:TEXT_LIMIT], self._unique(row.time)) for row in runs]
+            found.append((INTERNAL, column_rows(RUNS, rows)))
         if logs:
             found.append((INTERNAL, table_rows(LOGS, logs)))
         return found

@@ -7,6 +7,7 @@ schedules, and runs inline async hooks. No hook runs in the committer, and none 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -18,7 +19,7 @@ import structlog
 from walmill.clock import Clock
 from walmill.context.local import Limits
 from walmill.dispatch.consumer import Item
-from walmill.dispatch.history import History
+from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
@@ -27,6 +28,7 @@ from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError
 from walmill.isolation.base import Executor
+from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.plugins.binding import Binding
@@ -40,7 +42,7 @@ from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger
 from walmill.triggers.spec import parse_spec
 from walmill.wal.log import Log
-from walmill_hookspecs import RunRecord, WriteBatch
+from walmill_hookspecs import WriteBatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +53,8 @@ T = TypeVar("T")
 FETCH_SECONDS = 0.002
 """Reading old commits holds up the loop for at most about this long at a time."""
 FETCH_COMMITS = 512
+PREPARED_RUNS = 16
+"""So many runs are made ready while the disk syncs; more would hold the interpreter and with it the writers' answers."""
 REVIVE_SECONDS = 5.0
 """At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
@@ -105,6 +109,7 @@ class Mill:
         self._retiring: set[asyncio.Task[None]] = set()
         self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, WriteBatch] = {}
+        self._matched: dict[int, list[tuple[int, Item]]] = {}
         self._revival: asyncio.TimerHandle | None = None
         self._patience = 0.0
         self._saves: list[Callable[[], None]] = []
@@ -190,12 +195,15 @@ class Mill:
         assert self._committer is not None
         self._committer.move(trigger, cursor)
 
-    def record(self, record: RunRecord, started: int) -> None:
-        """Takes the record of a run."""
-        key = (record.database, record.trigger, record.status)
+    def record(self, row: RunRow) -> None:
+        """Takes what became of a run."""
+        key = (row.database, row.trigger, row.status)
         self.counts[key] = self.counts.get(key, 0) + 1
-        if record.database != "_internal":
-            self.history.run(record, started)
+        if row.database != INTERNAL:
+            self.history.run(row)
+        if not self._watchers:
+            return
+        record = row.to_record()
         for name, binding in self._watchers:
             try:
                 call(binding.hooks["on_run_end"], {"record": record})
@@ -304,6 +312,7 @@ class Mill:
     def _prepare(self, view: View, commits: Sequence[Commit], moves: Mapping[int, Cursor]) -> None:
         """Makes runs ready while the disk works, for triggers that one of these commits concerns."""
         self._memo.clear()
+        self._matched.clear()
         if not commits:
             for line in self._lines.values():
                 line.unprepare()
@@ -312,21 +321,24 @@ class Mill:
             return
         found: dict[int, Item | None] = {}
         for commit in commits:
-            for trigger, item in self._items(commit):
+            items = self._matched[commit.sequence] = self._items(commit)
+            for trigger, item in items:
                 found[trigger] = None if trigger in found else item
-        for trigger, single in found.items():
+        for trigger, single in itertools.islice(found.items(), PREPARED_RUNS):
             if single is not None:
                 self._lines[trigger].prepare(single, view, moves.get(trigger))
 
     def _published(self, published: Published) -> None:
         self._view = published.view
         if published.view.catalog.generation != self._generation:
+            self._matched.clear()
             self._refresh(published.view)
         woken: dict[int, WriteLine] = {}
         for commit in published.commits:
-            for trigger, item in self._items(commit):
-                line = self._lines[trigger]
-                if line.offer(item, published.at, published.moves.get(trigger)):
+            items = self._matched.pop(commit.sequence, None)
+            for trigger, item in self._items(commit) if items is None else items:
+                line = self._lines.get(trigger)
+                if line is not None and line.offer(item, published.at, published.moves.get(trigger)):
                     woken[trigger] = line
         for trigger, cursor in published.moves.items():
             moved = self._lines.get(trigger)

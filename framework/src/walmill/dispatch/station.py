@@ -14,7 +14,8 @@ from attrs import define, field
 
 from walmill.cache.state import Wish
 from walmill.context.capture import Voice
-from walmill.context.local import Limits, RunHost, RunState, to_datetime
+from walmill.context.local import Limits, RunHost, RunState
+from walmill.dispatch.history import RunRow
 from walmill.dispatch.verdict import judge
 from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError
 from walmill.isolation.base import Called, Executor, Gate, Worker
@@ -25,7 +26,7 @@ from walmill.store.draft import SchemaConflict
 from walmill.store.submission import RunEffect, Stale, Ticket
 from walmill.store.view import View
 from walmill.triggers.spec import Spec
-from walmill_hookspecs import BadSettings, Run, RunRecord, TriggerInfo
+from walmill_hookspecs import BadSettings, Run, TriggerInfo
 
 log = structlog.get_logger("walmill.dispatch")
 
@@ -43,8 +44,8 @@ class StationHost(RunHost, Protocol):
     def now_ns(self) -> int:
         """Wall-clock time, ns."""
 
-    def record(self, record: RunRecord, started: int) -> None:
-        """Takes the record of a run."""
+    def record(self, row: RunRow) -> None:
+        """Takes what became of a run."""
 
     def say(self, database: str, trigger: str, run_id: str, level: str, text: str) -> None:
         """Takes a line that a run said."""
@@ -296,7 +297,7 @@ class Station:
             except PluginFailure as error:
                 ended.end, ended.error = "failed", error.message
                 return ended
-        rows, wishes = state.effects.take(), state.wishes()
+        rows, wishes = state.take_rows(), state.wishes()
         consumed = state.consumed
         if consumed is not None and consumed[0] > consumed[1]:
             consumed = None  # a checkpoint finished all of it
@@ -360,24 +361,24 @@ class Station:
     def _record(self, event: Event, ended: Ended, state: RunState | None, started: int, stopped: int) -> None:
         status = _STATUS[ended.end]
         begun = self._host.now_ns() if state is None else state.now
-        record = RunRecord(
-            run_id=ended.run_id or f"{self.trigger.name}-{_boot}-{next(_numbers)}",
-            run_key=event.key,
-            database=self.database,
-            trigger=self.trigger.name,
-            plugin=self.trigger.plugin,
-            hook=event.hook,
-            status=status,
-            attempt=event.attempt,
-            started_at=to_datetime(begun),
-            duration_ns=max(0, stopped - started),
-            wait_ns=max(0, started - event.at) if started and event.at else 0,
-            rows_in=event.rows_in,
-            rows_written=0 if state is None else state.committed_rows,
-            sequence=ended.sequence,
-            error=ended.error,
+        row = RunRow(
+            self.database,
+            self.trigger.name,
+            self.trigger.plugin,
+            event.hook,
+            status,
+            ended.run_id or f"{self.trigger.name}-{_boot}-{next(_numbers)}",
+            event.key,
+            event.attempt,
+            max(0, stopped - started),
+            max(0, started - event.at) if started and event.at else 0,
+            event.rows_in,
+            0 if state is None else state.committed_rows,
+            ended.sequence,
+            ended.error,
+            begun,
         )
-        self._host.record(record, begun)
+        self._host.record(row)
         if ended.end == "failed":
             log.warning(
                 "a run failed",
@@ -388,7 +389,7 @@ class Station:
                 error=ended.error,
             )
             if ended.traceback:
-                self._host.say(self.database, self.trigger.name, record.run_id, "ERROR", ended.traceback)
+                self._host.say(self.database, self.trigger.name, row.run_id, "ERROR", ended.traceback)
 
     def cancel(self, reason: str) -> None:
         """Asks the runs under way to end."""

@@ -27,11 +27,14 @@ class Verdict:
     after: float | None = None
 
 
+_OK = Verdict("ok")
+
+
 def judge(called: Called) -> Verdict:
     """The verdict on one call."""
     error = called.error
     if error is None:
-        return Verdict("ok")
+        return _OK
     match error:
         case SkipBatch():
             return Verdict("skip", error.reason or None)

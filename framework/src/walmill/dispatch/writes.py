@@ -23,6 +23,7 @@ from walmill.dispatch.consumer import (
     Move,
     Save,
     Start,
+    backoff,
 )
 from walmill.dispatch.history import DEAD_LETTERS, TEXT_LIMIT, table_rows
 from walmill.dispatch.station import Ended, Event, Station, StationHost
@@ -134,9 +135,7 @@ class WriteLine:
         self._act(self.consumer.saved(cursor, time.monotonic()))
 
     def _act(self, instructions: Sequence[Instruction]) -> None:
-        todo = list(instructions)
-        while todo:
-            instruction = todo.pop(0)
+        for instruction in instructions:
             match instruction:
                 case Start(batch):
                     self._spawn(self._run(batch))
@@ -151,7 +150,8 @@ class WriteLine:
                     self._spawn(self._bury(instruction))
                 case Disable(reason, _):
                     self._host.disable(self.station.trigger, reason, self._traceback)
-        self._arm()
+        if self.consumer.waiting or self._timer is not None:
+            self._arm()
 
     _traceback = ""
 
@@ -246,8 +246,6 @@ class WriteLine:
             case "ok" | "skip" | "answered":
                 self._act(consumer.without_effect(batch.number, now))
             case "retry_later":
-                from walmill.dispatch.consumer import backoff
-
                 after = backoff(batch.attempt, random.random()) if ended.after is None else ended.after  # noqa: S311 - jitter
                 self._act(consumer.again(batch.number, after, now, counts=True))
             case "conflict":

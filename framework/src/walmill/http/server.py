@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from walmill.auth.tokens import Token, ensure_token_file, hash_token
+from walmill.collector import calm_collector
 from walmill.context.local import Limits
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest, Unavailable
@@ -194,6 +195,7 @@ def run(settings: Settings) -> int:
             contextlib.closing(bind(settings.host, settings.port)) as bound,
             Engine.open(options_of(settings)) as engine,
         ):
+            calm_collector()
             return _serve(settings, engine, bound, ending)
     finally:
         for number, handler in before.items():

@@ -28,6 +28,8 @@ from walmill_hookspecs.settings import is_settings, parse
 
 BLOCKING_SECONDS = 0.1
 """An async hook that holds the loop for longer is named in the log."""
+QUIET_ROUNDS = 40
+"""After so many looks (two seconds) without any hook the watching thread sleeps until the next one."""
 THREAD_IDLE_SECONDS = 60.0
 """A trigger's thread that had nothing to do for so long ends; the next event starts another."""
 
@@ -39,6 +41,7 @@ class LoopWatch:
 
     def __init__(self) -> None:
         self._step: tuple[str, float] | None = None
+        self._steps = 0
         self._named: tuple[str, float] | None = None
         self._end = threading.Event()
         self._active = threading.Event()
@@ -56,6 +59,7 @@ class LoopWatch:
         self._thread.join(1.0)
 
     def _watch(self) -> None:
+        seen, quiet = 0, 0
         while not self._end.is_set():
             self._active.wait()
             step = self._step
@@ -68,9 +72,12 @@ class LoopWatch:
                     milliseconds=round((time.monotonic() - step[1]) * 1e3),
                 )
             self._end.wait(BLOCKING_SECONDS / 2)
-            if self._step is None:
+            quiet = quiet + 1 if self._steps == seen and self._step is None else 0
+            seen = self._steps
+            if quiet > QUIET_ROUNDS:  # waking this thread costs a hook more than these rounds cost
+                quiet = 0
                 self._active.clear()
-                if self._step is not None:
+                if self._steps != seen:
                     self._active.set()
 
     @types.coroutine
@@ -81,6 +88,7 @@ class LoopWatch:
         try:
             while True:
                 self._step = (name, time.monotonic())
+                self._steps += 1
                 if not self._active.is_set():
                     self._active.set()
                 try:
