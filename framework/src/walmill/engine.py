@@ -377,8 +377,10 @@ class Engine:
         return [tokens[name] for name in sorted(tokens)]
 
     def define(self, decide: Callable[[Draft], Any]) -> Any:
-        """Changes definitions, decided in the committer; waits until that is durable."""
-        return self.submit(Define(decide)).result().value
+        """Changes definitions, decided in the committer; waits until that is durable and the mill goes by it."""
+        value = self.submit(Define(decide)).result().value
+        self._mill.wait_until_current()
+        return value
 
     # ---- plugins and triggers
 

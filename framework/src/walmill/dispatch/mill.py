@@ -55,6 +55,8 @@ FETCH_SECONDS = 0.002
 FETCH_COMMITS = 512
 PREPARED_RUNS = 16
 """So many runs are made ready while the disk syncs; more would hold the interpreter and with it the writers' answers."""
+CURRENT_SECONDS = 1.0
+"""A change of definitions is answered after so long even if a hook blocks the loop."""
 REVIVE_SECONDS = 5.0
 """At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
@@ -300,6 +302,20 @@ class Mill:
         except RuntimeError:  # the loop is closed: the log has it, and the next start will find it
             return False
         return bool(self._lines) and any(commit.rows for commit in published.commits)
+
+    def wait_until_current(self) -> None:
+        """Waits until the mill has seen what is published: routes are swapped then, stations made. From any thread.
+
+        A hook that blocks the loop is not waited for: what was asked is durable, and takes effect once the loop is free.
+        """
+        if threading.current_thread() is self._thread:
+            return
+        seen = threading.Event()
+        try:
+            self.loop.call_soon_threadsafe(seen.set)  # after `_published`, which was called before any answer
+        except RuntimeError:
+            return
+        seen.wait(CURRENT_SECONDS)
 
     def prepare(self, view: View, commits: Sequence[Commit], moves: Mapping[int, Cursor]) -> None:
         """From the committer's thread: these commits are being synced; without commits: they failed after all."""
