@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from walmill.errors import InvalidRequest
 from walmill.ingest.arrow import from_arrow
-from walmill.ingest.assemble import TableRows, assemble
+from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_lines, from_rows
 from walmill.ingest.errors import RowError
-from walmill.ingest.lineprotocol import parse
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision
+from walmill.ingest.reader import read_rows, scan
 from walmill.model.schema import TableSchema
 from walmill_hookspecs import LimitExceeded, Line, WriteError
 from walmill_hookspecs.context import WriteData
@@ -116,15 +116,10 @@ class Effects:
         return [rows]
 
     def _from_text(self, text: str, schema_of: Callable[[str], TableSchema | None]) -> list[TableRows]:
-        parsed = parse(text.encode("utf-8", "surrogatepass"), precision=Precision.NANOSECOND, default_time=_UNTIMED)
-        points = []
-        for point in parsed.points:
-            if point.time == _UNTIMED:
-                points.append(point._replace(time=self._next_time))
-                self._next_time += 1
-            else:
-                points.append(point)
-        made = assemble(points, schema_of, accept_partial=False, errors=parsed.errors)
+        body = text.encode("utf-8", "surrogatepass")
+        scanned = scan(body, precision=Precision.NANOSECOND, default_time=_UNTIMED)
+        scanned, self._next_time = scanned.stamped(_UNTIMED, self._next_time)
+        made = read_rows(scanned, schema_of, accept_partial=False)
         if made.errors:
             first = made.errors[0]
             raise WriteError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
+from walmill.ingest.block import Ints
 from walmill.ingest.errors import LineError, short
 from walmill.ingest.lineprotocol import Fields, Point, Tags, Value
 from walmill.ingest.names import COLUMNS_PER_TABLE
@@ -71,6 +73,20 @@ class Problem(NamedTuple):
     message: str
 
 
+class Piece(NamedTuple):
+    """Rows of one table in columns.
+
+    Attributes:
+        columns: Values by column.
+        times: ns since the epoch.
+        lines: The line of each row.
+    """
+
+    columns: Mapping[str, pa.Array]
+    times: Ints
+    lines: Ints
+
+
 class TableBuilder:
     """Rows of one table while they are gathered, checked one by one.
 
@@ -105,16 +121,41 @@ class TableBuilder:
         Returns:
             None if the row was appended, otherwise why it was not.
         """
+        problem = self.admit([name for name, _ in tags], [(name, kind) for name, kind, _ in fields])
+        if problem is not None:
+            return problem
+        row = len(self.times)
+        self.times.append(time)
+        columns = self._columns
+        for name, value in (*tags, *((name, value) for name, _, value in fields)):
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = []
+            if len(column) < row:
+                column += [None] * (row - len(column))
+            column.append(value)
+        return None
+
+    def admit(self, tags: Iterable[str], fields: Iterable[tuple[str, FieldType]]) -> Problem | None:
+        """Takes in the columns of a row, or changes nothing.
+
+        Args:
+            tags: Names, none twice.
+            fields: Names and types, no name twice and none that is a tag of the row.
+
+        Returns:
+            None if a row with these columns fits, otherwise why it does not.
+        """
         kinds = self.kinds
         new_tags: list[str] = []
         new_fields: dict[str, FieldType] = {}
-        for name, _ in tags:
+        for name in tags:
             known = kinds.get(name)
             if known is None:
                 new_tags.append(name)
             elif known != "tag":
                 return self._conflict(name, known, "tag")
-        for name, kind, _ in fields:
+        for name, kind in fields:
             known = kinds.get(name)
             if known is None:
                 new_fields[name] = kind
@@ -128,32 +169,41 @@ class TableBuilder:
             kinds.update(new_fields)
             self._new_tags += new_tags
             self._new_fields.update(new_fields)
-        row = len(self.times)
-        self.times.append(time)
-        columns = self._columns
-        for name, value in (*tags, *((name, value) for name, _, value in fields)):
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = []
-            if len(column) < row:
-                column += [None] * (row - len(column))
-            column.append(value)
         return None
 
-    def build(self) -> TableRows:
-        """The rows so far; the builder is not used after it."""
-        rows = len(self.times)
-        arrays, columns = [], []
-        for name, kind in self._resulting_columns():
-            values = self._columns.get(name)
-            if values is None:
-                continue
-            values += [None] * (rows - len(values))
-            columns.append(pa.field(name, kind))
-            arrays.append(pa.array(values, kind))
-        arrays.append(pa.array(self.times, pa.int64()).view(TIME_FIELD.type))
-        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*columns, TIME_FIELD]))
+    def build(self, more: Sequence[Piece] = (), lines: Sequence[int] = ()) -> TableRows:
+        """The rows so far; the builder is not used after it.
+
+        Args:
+            more: Rows in columns that were admitted.
+            lines: With `more`: for each row that was added, the line that it comes from.
+        """
+        wanted = list(self._resulting_columns())
+        pieces = list(more)
+        if self.times or not pieces:
+            pieces.append(self._own(wanted, lines))
+        if len(pieces) == 1:
+            columns, times = pieces[0].columns, pieces[0].times
+        else:
+            columns, times = _interleave(pieces, wanted)
+        fields, arrays = [], []
+        for name, kind in wanted:
+            column = columns.get(name)
+            if column is not None:
+                fields.append(pa.field(name, kind))
+                arrays.append(column)
+        arrays.append(pa.array(times).view(TIME_FIELD.type))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*fields, TIME_FIELD]))
         return TableRows(self.base.name, tuple(self._new_tags), self._new_fields, batch)
+
+    def _own(self, wanted: Sequence[tuple[str, pa.DataType]], lines: Sequence[int]) -> Piece:
+        rows = len(self.times)
+        columns = {}
+        for name, kind in wanted:
+            values = self._columns.get(name)
+            if values is not None:
+                columns[name] = pa.array(values + [None] * (rows - len(values)), kind)
+        return Piece(columns, np.array(self.times, np.int64), np.array(lines, np.int64))
 
     def _resulting_columns(self) -> Iterator[tuple[str, pa.DataType]]:
         result = self.base.with_columns(tuple(self._new_tags), self._new_fields)
@@ -168,6 +218,23 @@ class TableBuilder:
             f"invalid column type for column '{name[:100]}', expected {_IOX_NAMES[known]}, got {_IOX_NAMES[given]} "
             f"(table '{self.base.name[:100]}')",
         )
+
+
+def _interleave(pieces: Sequence[Piece], wanted: Sequence[tuple[str, pa.DataType]]) -> tuple[dict[str, pa.Array], Ints]:
+    """The rows of several pieces in the order of their lines."""
+    lines = np.concatenate([piece.lines for piece in pieces])
+    order = np.argsort(lines, kind="stable")
+    chosen = pa.array(order)
+    columns: dict[str, pa.Array] = {}
+    for name, kind in wanted:
+        chunks = [piece.columns.get(name) for piece in pieces]
+        if any(chunk is not None for chunk in chunks):
+            filled = [
+                pa.nulls(len(piece.times), kind) if chunk is None else chunk
+                for piece, chunk in zip(pieces, chunks, strict=True)
+            ]
+            columns[name] = pa.concat_arrays(filled).take(chosen)
+    return columns, np.concatenate([piece.times for piece in pieces])[order]
 
 
 def too_many_columns(table: str, present: int, gain: int) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from walmill.errors import InvalidRequest
@@ -50,7 +50,7 @@ _LINE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_NEEDS_CARE = re.compile(r'["\\\t\0\r]')
+_NEEDS_CARE = re.compile('["\\\\\t\0\r\udc80-\udcff]')
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _MEASUREMENT = re.compile(r"(?:[^ \t\n\0,\\]++|\\.?)*+", re.DOTALL)
@@ -118,29 +118,38 @@ def parse(body: bytes, *, precision: Precision, default_time: int) -> Parsed:
         quote runs to the next quote.
     """
     try:
-        text, undecoded = body.decode(), False
+        text = body.decode()
     except UnicodeDecodeError:
-        text, undecoded = body.decode(errors="surrogateescape"), True
-    default_time = truncate(default_time, precision)
+        text = body.decode(errors="surrogateescape")
+    return parse_lines(split_lines(text), precision, lambda number: default_time)
+
+
+def parse_lines(lines: Iterable[tuple[int, str]], precision: Precision, default_time: Callable[[int], int]) -> Parsed:
+    """Reads lines that were found already.
+
+    Args:
+        lines: Number and text of each, as `split_lines` gives them; bytes that are not UTF-8 are surrogates.
+        precision: Unit of the timestamps.
+        default_time: Time of a line without one, ns, by its number; it is cut to the precision.
+    """
     series: dict[str, tuple[str, Tags, frozenset[str]] | None] = {}
     points: list[Point] = []
     errors: list[LineError] = []
-    for number, line in split_lines(text):
+    for number, line in lines:
         if not line or line[0] == "#":
             continue
         try:
-            if undecoded:
-                _check_decoded(line)
             found = None if _NEEDS_CARE.search(line) else _parse_plain(line, series)
             if found is None:
                 found = parse_line(line)
             if found is None:
                 continue
             measurement, tags, fields, timestamp = found
-            time = default_time if timestamp is None else to_nanos(timestamp, precision)
+            time = truncate(default_time(number), precision) if timestamp is None else to_nanos(timestamp, precision)
         except (_Refused, InvalidRequest) as refusal:
-            original = line.encode(errors="surrogateescape").decode(errors="replace") if undecoded else line
-            errors.append(LineError(number, str(refusal), original))
+            errors.append(
+                LineError(number, str(refusal), line.encode(errors="surrogateescape").decode(errors="replace"))
+            )
         else:
             points.append(Point(measurement, tags, fields, time, number, line))
     return Parsed(points, errors)
@@ -189,6 +198,8 @@ def parse_line(line: str) -> tuple[str, Tags, Fields, int | None] | None:
     at = len(line) - len(line.lstrip(" \t\n"))
     if at == len(line) or line[at] == "#":
         return None
+    if not line.isascii():
+        _check_decoded(line)
     check_sizes = len(line) > _SHORT_LINE
     measurement, at = _name(line, at, _MEASUREMENT, _ESCAPED_IN_MEASUREMENT)
     if not measurement:
@@ -253,6 +264,36 @@ def _parse_plain(
     if len(names) != len(fields) or not taken.isdisjoint(names):
         return None
     return measurement, tags, tuple(fields), timestamp
+
+
+def parse_head(head: str) -> tuple[str, Tags] | None:
+    """Reads measurement and tags, everything before the first space that is not escaped.
+
+    Returns:
+        Measurement and tags in the order of the line; None if a line that begins so is not valid, or if `parse_line` has
+        to look at all of it.
+    """
+    if _NEEDS_CARE.search(head) is None:
+        known = _plain_series(head)
+        return None if known is None or len(head) > _SHORT_LINE else known[:2]
+    try:
+        measurement, at = _name(head, 0, _MEASUREMENT, _ESCAPED_IN_MEASUREMENT)
+        tags, at = _parse_tags(head, at, True)
+        _check_names(tags, ())
+    except _Refused:
+        return None
+    if not measurement or at != len(head) or head[0] in "# \t\n":
+        return None
+    return measurement, tags
+
+
+def unescape_key(text: str) -> str | None:
+    """The name of a field from how it is written; None if it is not valid."""
+    try:
+        name, at = _name(text, 0, _KEY, _ESCAPED_IN_NAME)
+    except _Refused:
+        return None
+    return name if at == len(text) else None
 
 
 def _plain_series(head: str) -> tuple[str, Tags, frozenset[str]] | None:

@@ -11,10 +11,10 @@ from attrs import define, field, frozen
 
 from walmill.cache.state import Wish, trigger_space
 from walmill.errors import Conflict, InvalidRequest
-from walmill.ingest.assemble import TableRows, assemble
+from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import LineError
-from walmill.ingest.lineprotocol import parse
 from walmill.ingest.precision import Precision
+from walmill.ingest.reader import read_rows, scan
 from walmill.model.cursor import Cursor
 from walmill.store.commit import Source
 from walmill.store.draft import Draft
@@ -161,14 +161,11 @@ class LineWrite:
 
     def prepare(self, draft: Draft) -> Written:
         """Parses, checks against the schema, and adds what is accepted."""
-        parsed = parse(self.body, precision=self.precision, default_time=self.received)
-        if not parsed.points and not parsed.errors:
+        scanned = scan(self.body, precision=self.precision, default_time=self.received)
+        if scanned.is_empty:
             raise InvalidRequest("incoming write was empty")
-        made = assemble(
-            parsed.points,
-            lambda table: draft.schema_of(self.database, table),
-            accept_partial=self.accept_partial,
-            errors=parsed.errors,
+        made = read_rows(
+            scanned, lambda table: draft.schema_of(self.database, table), accept_partial=self.accept_partial
         )
         for rows in made.tables.values():
             draft.add_rows(self.database, rows)
