@@ -136,7 +136,9 @@ class State:
                 continue
             version = 0 if entry is None else entry.version
             if version != wish.version:
-                raise Conflict(f"another run changed the key {wish.key!r} since this one read it; a repeated run reads it anew")
+                raise Conflict(
+                    f"another run changed the key {wish.key!r} since this one read it; a repeated run reads it anew"
+                )
             changes.append((wish.key, wish.value if wish.kind == "put" else None, wish.expires))
         return changes
 
