@@ -40,8 +40,9 @@ from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
 from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
+from walmill.store.lines import LineWrite
 from walmill.store.replay import replay
-from walmill.store.submission import Define, LineWrite, Outcome, RowsWrite, Submission, Ticket
+from walmill.store.submission import Define, Outcome, RowsWrite, Submission, Ticket
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -69,7 +70,7 @@ class WriteResult:
 
     sequence: int | None
     rows: int
-    errors: tuple[LineError, ...] = ()
+    errors: Sequence[LineError] = ()
 
 
 class Engine:

@@ -259,7 +259,8 @@ def serving(
 
         def main() -> None:
             try:
-                asyncio.run(server.serve(sockets=[bound]))
+                with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                    runner.run(server.serve(sockets=[bound]))
             except SystemExit:
                 log.error("the server could not start", url=url_of(bound))
             finally:

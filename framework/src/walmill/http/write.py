@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
@@ -72,7 +73,7 @@ def flag(name: str, text: str | None, default: bool) -> bool:
     return found
 
 
-def refusal(errors: tuple[LineError, ...], accept_partial: bool) -> tuple[int, bytes]:
+def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, bytes]:
     """Status and body for refused lines, exactly as InfluxDB has them.
 
     Args:

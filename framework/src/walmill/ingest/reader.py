@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 
 from walmill.ingest.assemble import Assembled, assemble
 from walmill.ingest.gather import gather
-from walmill.ingest.lineprotocol import parse
+from walmill.ingest.lineprotocol import parse, parse_lines, split_lines
 from walmill.ingest.precision import Precision
 from walmill.ingest.scanned import Scanned
 from walmill.ingest.vector import VectorParser
@@ -27,17 +28,26 @@ class _Parsers(threading.local):
 _parsers = _Parsers()
 
 
-def scan(body: bytes, *, precision: Precision, default_time: int) -> Scanned:
+def scan(body: bytes, *, precision: Precision, default_time: int | Sequence[tuple[int, int]]) -> Scanned:
     """Reads a body without looking at any schema; from any thread.
 
     Args:
         body: Any bytes.
         precision: Unit of its timestamps.
-        default_time: Time of lines without one, ns since the epoch.
+        default_time: Time of lines without one, ns since the epoch. For joined bodies: pairs of the physical line from which
+            on it is another time, and that time, rising; the first one is for line 1.
     """
     if len(body) > SMALL:
         return _parsers.vector.parse(body, precision=precision, default_time=default_time)
-    parsed = parse(body, precision=precision, default_time=default_time)
+    if isinstance(default_time, int):
+        parsed = parse(body, precision=precision, default_time=default_time)
+    else:
+        firsts, times = zip(*default_time, strict=True)
+        parsed = parse_lines(
+            split_lines(body.decode(errors="surrogateescape")),
+            precision,
+            lambda number: times[bisect_right(firsts, number) - 1],
+        )
     return Scanned([], parsed.points, parsed.errors, str)
 
 

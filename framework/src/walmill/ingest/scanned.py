@@ -33,6 +33,12 @@ class Group(NamedTuple):
     times: Ints
     lines: Ints
 
+    def pick(self, rows: Ints) -> Group:
+        """Some of the rows, by their places, rising."""
+        chosen = pa.array(rows)
+        columns = [column.take(chosen) for column in self.columns]
+        return self._replace(columns=columns, times=self.times[rows], lines=self.lines[rows])
+
 
 class Scanned(NamedTuple):
     """What a body holds.
@@ -53,6 +59,27 @@ class Scanned(NamedTuple):
     def is_empty(self) -> bool:
         """Whether there is nothing but comments and blank lines."""
         return not (self.groups or self.points or self.errors)
+
+    def without(self, first: int, end: int | None) -> Scanned:
+        """The same without some lines.
+
+        Args:
+            first: The first physical line that is left out.
+            end: The first one after it that is kept again; None leaves out all that follow.
+        """
+        high = end if end is not None else 2**62
+        groups = []
+        for group in self.groups:
+            keep = (group.lines < first) | (group.lines >= high)
+            if keep.all():
+                groups.append(group)
+            elif keep.any():
+                groups.append(group.pick(np.flatnonzero(keep)))
+        return self._replace(
+            groups=groups,
+            points=[point for point in self.points if not first <= point.line_number < high],
+            errors=[error for error in self.errors if not first <= error.line_number < high],
+        )
 
     def stamped(self, untimed: int, start: int) -> tuple[Scanned, int]:
         """The same with rising times for the lines that had none.

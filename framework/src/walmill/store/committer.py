@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import structlog
 from attrs import define, field, frozen
@@ -20,7 +21,8 @@ from walmill.errors import Internal, Unavailable, WalmillError
 from walmill.model.cursor import Cursor
 from walmill.store.commit import Commit, from_entry, to_entry
 from walmill.store.draft import Draft
-from walmill.store.submission import Flush, Outcome, Submission, Ticket, settle_all
+from walmill.store.lines import LineWrite, prepare_together, together
+from walmill.store.submission import Flush, Outcome, Submission, Ticket, Written, settle_all
 from walmill.store.view import View
 from walmill.wal.log import Log
 
@@ -61,9 +63,23 @@ class _Item:
 
 @define
 class _Decided:
-    item: _Item
+    """A commit, or none, and what those who asked for it are told."""
+
     commit: Commit | None
-    value: object
+    answers: Sequence[tuple[_Item, object]]
+
+    def outcomes(self, *, early: bool | None = None) -> list[tuple[Ticket, Outcome]]:
+        """The answers; only those with `no_sync` if `early`."""
+        sequence = None if self.commit is None else self.commit.sequence
+        return [
+            (item.ticket, Outcome(None if isinstance(value, Written) and not value.rows else sequence, value))
+            for item, value in self.answers
+            if early is None or item.submission.no_sync == early
+        ]
+
+    def failed(self, error: WalmillError) -> list[tuple[Ticket, Outcome]]:
+        """The same error for all of them."""
+        return [(item.ticket, Outcome(error=error)) for item, _ in self.answers]
 
 
 @define
@@ -261,47 +277,74 @@ class Committer:
                 self.figures.failures += 1
                 self._keep_moves(moves)
                 refusal = self._refusal(error)
-                answers += [(one.item.ticket, Outcome(error=refusal)) for one in decided]
+                answers += [answer for one in decided for answer in one.failed(refusal)]
                 settle_all(answers)
                 return
             woken = self._publish(published)
             # The mill waits for the interpreter's lock: let it run its hooks before the answers are sent.
             time.sleep(YIELD_SECONDS if woken else 0)
-        answers += [
-            (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
-            for one in decided
-        ]
+        answers += [answer for one in decided for answer in one.outcomes()]
         settle_all(answers)
 
     def _decide_all(
         self, items: Sequence[_Item], now: int, answers: list[tuple[Ticket, Outcome]]
     ) -> Iterator[_Decided]:
-        for item in items:
-            draft = Draft(self._decided, now)
-            try:
-                value = item.submission.prepare(draft)
-                commit = draft.build()
-            except WalmillError as error:
-                answers.append((item.ticket, Outcome(error=error)))
+        for places in together([item.submission for item in items]):
+            group = [items[place] for place in places]
+            decided = self._decide_joined(group, now, answers) if len(group) > 1 else None
+            if decided is not None:
+                yield decided
                 continue
-            except Exception as error:
-                log.exception("a submission could not be decided", submission=type(item.submission).__name__)
-                answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
-                continue
-            if commit is not None:
-                self._decided = self._decided.decide(commit)
-            yield _Decided(item, commit, value)
+            for item in group:
+                decided = self._decide(item, now, answers)
+                if decided is not None:
+                    yield decided
+
+    def _decide(self, item: _Item, now: int, answers: list[tuple[Ticket, Outcome]]) -> _Decided | None:
+        draft = Draft(self._decided, now)
+        try:
+            value = item.submission.prepare(draft)
+            commit = draft.build()
+        except WalmillError as error:
+            answers.append((item.ticket, Outcome(error=error)))
+            return None
+        except Exception as error:
+            log.exception("a submission could not be decided", submission=type(item.submission).__name__)
+            answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
+            return None
+        if commit is not None:
+            self._decided = self._decided.decide(commit)
+        return _Decided(commit, [(item, value)])
+
+    def _decide_joined(
+        self, items: Sequence[_Item], now: int, answers: list[tuple[Ticket, Outcome]]
+    ) -> _Decided | None:
+        """Many small writes as one commit; None if that does not work, and nothing is decided."""
+        draft = Draft(self._decided, now)
+        try:
+            found = prepare_together([cast(LineWrite, item.submission) for item in items], draft)
+            commit = draft.build()
+        except WalmillError:
+            return None
+        except Exception:
+            log.exception("joined writes could not be decided; they are decided one by one")
+            return None
+        answers += [
+            (item.ticket, Outcome(error=one))
+            for item, one in zip(items, found, strict=True)
+            if isinstance(one, Exception)
+        ]
+        if commit is not None:
+            self._decided = self._decided.decide(commit)
+        kept = [(item, one) for item, one in zip(items, found, strict=True) if not isinstance(one, Exception)]
+        return _Decided(commit, kept)
 
     def _write(
         self, commits: list[Commit], moves: Mapping[int, Cursor], now: int, decided: Sequence[_Decided]
     ) -> Published:
         notes = {"cursors": {str(trigger): cursor.to_json() for trigger, cursor in moves.items()}} if moves else {}
         receipt = self._wal.append([to_entry(commit) for commit in commits], notes, now)
-        early = [
-            (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
-            for one in decided
-            if one.item.submission.no_sync
-        ]
+        early = [answer for one in decided for answer in one.outcomes(early=True)]
         if early:
             settle_all(early)
         frame = self._wal.mapped(receipt)

@@ -10,11 +10,9 @@ from typing import Any, Protocol
 from attrs import define, field, frozen
 
 from walmill.cache.state import Wish, trigger_space
-from walmill.errors import Conflict, InvalidRequest
+from walmill.errors import Conflict
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import LineError
-from walmill.ingest.precision import Precision
-from walmill.ingest.reader import read_rows, scan
 from walmill.model.cursor import Cursor
 from walmill.store.commit import Source
 from walmill.store.draft import Draft
@@ -130,46 +128,7 @@ class Written:
     """
 
     rows: int
-    errors: tuple[LineError, ...] = ()
-
-
-@define
-class LineWrite:
-    """A body of line protocol from a client.
-
-    Attributes:
-        database: Where to; created if there is none.
-        body: The body.
-        precision: What its timestamps mean.
-        received: Time for lines without one, ns.
-        accept_partial: Whether good lines are kept when others are bad.
-        no_sync: Whether it is answered before it is synced.
-    """
-
-    database: str
-    body: bytes
-    precision: Precision
-    received: int
-    accept_partial: bool = True
-    no_sync: bool = False
-    lazy: float = 0.0
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it will be."""
-        return len(self.body)
-
-    def prepare(self, draft: Draft) -> Written:
-        """Parses, checks against the schema, and adds what is accepted."""
-        scanned = scan(self.body, precision=self.precision, default_time=self.received)
-        if scanned.is_empty:
-            raise InvalidRequest("incoming write was empty")
-        made = read_rows(
-            scanned, lambda table: draft.schema_of(self.database, table), accept_partial=self.accept_partial
-        )
-        for rows in made.tables.values():
-            draft.add_rows(self.database, rows)
-        return Written(sum(rows.batch.num_rows for rows in made.tables.values()), tuple(made.errors))
+    errors: Sequence[LineError] = ()
 
 
 @define
@@ -322,7 +281,6 @@ class Flush:
 __all__ = [
     "Define",
     "Flush",
-    "LineWrite",
     "Outcome",
     "RowsWrite",
     "RunEffect",

@@ -1,0 +1,51 @@
+"""The server that the ingest benchmark writes to: as `walmill serve`, with one on_write trigger that reads a column."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow.compute as pc
+from common import quiet
+
+from walmill.collector import calm_collector
+from walmill.engine import Engine
+from walmill.http.server import serving
+from walmill_hookspecs import AsyncContext, WriteBatch, hookimpl
+
+
+class Reader:
+    """Reads a column of each table and keeps what it found."""
+
+    rows = 0
+    latest = 0
+
+    @hookimpl
+    async def on_write(self, batch: WriteBatch, ctx: AsyncContext[dict[str, str]]) -> None:
+        """The newest time of each batch."""
+        del ctx
+        for table in batch.tables.values():
+            Reader.latest = max(Reader.latest, pc.max(table.data["time"]).value)
+            Reader.rows += table.num_rows
+
+
+def main(directory: str) -> None:
+    """Serves until SIGTERM; prints the port."""
+    quiet()
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with Engine.open(data_dir=Path(directory), discover_plugins=False) as engine:
+        engine.register(Reader, name="reader")
+        engine.create_database("bench")
+        engine.create_trigger(database="bench", name="read", plugin="reader", spec="all_tables")
+        calm_collector()
+        with serving(engine, without_auth=True) as url:
+            print(url.rsplit(":", 1)[1], flush=True)
+            ended.wait()
+        print(Reader.rows, engine.figures.frames, engine.figures.commits, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
