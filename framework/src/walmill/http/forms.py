@@ -29,7 +29,7 @@ def database_of(database: str, policy: str) -> str:
         The database itself for the default policy; else `database/policy`.
     """
     name = policy.lower()
-    return database if name in _DEFAULT_POLICIES else f"{database}/{name}"
+    return database if not database or name in _DEFAULT_POLICIES else f"{database}/{name}"
 
 
 @lru_cache(maxsize=256)
@@ -44,7 +44,7 @@ def parse_v1(query: bytes) -> WriteParameters:
     """
     given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     database = given.get("db")
-    if not database:
+    if database is None:
         raise InvalidRequest("the query parameter db is missing: write for example /write?db=sensors")
     # `precision=` means the default in InfluxDB 1
     precision = parse_v1_precision(given["precision"]) if given.get("precision") else Precision.NANOSECOND

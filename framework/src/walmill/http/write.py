@@ -47,7 +47,7 @@ def parse_parameters(query: bytes) -> WriteParameters:
     """
     given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     database = given.get("db")
-    if not database:
+    if database is None:
         raise InvalidRequest("the query parameter db is missing: write for example /api/v3/write_lp?db=sensors")
     return WriteParameters(
         database,
