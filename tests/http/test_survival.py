@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
 from walmill import Engine, create_app
+from walmill.http import columns
 from walmill.http.app import build
 from walmill.http.site import Site
 from walmill.options import EngineOptions
 from walmill.testing.fs import FaultyFS
+
+
+def stream(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
 
 ROUTES: dict[str, tuple[str, bytes]] = {
     "v3": ("/api/v3/write_lp?db=d", b"new,host=a v=1 1"),
     "v2": ("/api/v2/write?bucket=d", b"new,host=a v=1 1"),
     "v1": ("/write?db=d", b"new,host=a v=1 1"),
 }
-WRITES = pytest.mark.parametrize(("path", "body"), ROUTES.values(), ids=list(ROUTES))
+COLUMNS: dict[str, tuple[str, bytes]] = {
+    "rows": ("/api/v3/write_rows?db=d&table=new&tags=host", b'[{"host":"a","v":1.5,"time":1}]'),
+    "arrow": (
+        "/api/v3/write_arrow?db=d&table=new&tags=host",
+        stream(pa.table({"host": ["a"], "v": [1.5], "time": pa.array([1], pa.timestamp("ns"))})),
+    ),
+}
+LINES = pytest.mark.parametrize(("path", "body"), ROUTES.values(), ids=list(ROUTES))
+WRITES = pytest.mark.parametrize(("path", "body"), (ROUTES | COLUMNS).values(), ids=list(ROUTES | COLUMNS))
 
 
 def _later(answer: Any) -> str:
@@ -74,7 +93,7 @@ def test_a_disk_that_fails_for_create_database(client: TestClient, engine: Engin
     assert client.post("/query", data={"q": 'CREATE DATABASE "e"'}).status_code == 200
 
 
-@WRITES
+@LINES
 def test_memory_that_is_short_while_a_body_is_read(
     client: TestClient, engine: Engine, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +105,25 @@ def test_memory_that_is_short_while_a_body_is_read(
     with monkeypatch.context() as patched:
         patched.setattr(engine, "write_async", short)
         assert "not enough memory" in _later(client.post(path, content=body))
+    assert client.post(path, content=body).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("route", "part"), [("rows", "from_numbered_rows"), ("arrow", "read_stream"), ("arrow", "from_arrow")]
+)
+def test_memory_that_is_short_while_rows_are_converted(
+    client: TestClient, engine: Engine, route: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's error for it is one of Python's."""
+
+    def short(*args: Any, **kwargs: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    path, body = COLUMNS[route]
+    with monkeypatch.context() as patched:
+        patched.setattr(columns, part, short)
+        assert "not enough memory" in _later(client.post(path, content=body))
+    assert _tables(engine) == {"cpu"}
     assert client.post(path, content=body).status_code == 204
 
 
@@ -125,7 +163,7 @@ GARBAGE: list[tuple[str, Callable[[str], bytes]]] = [
 ]
 
 
-@WRITES
+@LINES
 @pytest.mark.parametrize("garbage", [make for _, make in GARBAGE], ids=[name for name, _ in GARBAGE])
 def test_what_can_never_be_accepted_is_400(
     client: TestClient, engine: Engine, path: str, body: bytes, garbage: Callable[[str], bytes]
