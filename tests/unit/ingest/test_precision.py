@@ -5,16 +5,26 @@ from __future__ import annotations
 import pytest
 
 from walmill.errors import InvalidRequest
-from walmill.ingest.precision import NANOS, Precision, guess_precision, parse_precision, to_nanos, truncate
+from walmill.ingest.precision import (
+    NANOS,
+    Precision,
+    guess_precision,
+    parse_precision,
+    parse_v1_precision,
+    to_nanos,
+    truncate,
+)
 
 SECONDS = 1_761_048_000
 NANOSECONDS = 1_761_048_000_123_456_789
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-S, MS, US, NS, AUTO = (
+S, MS, US, NS, MINUTE, HOUR, AUTO = (
     Precision.SECOND,
     Precision.MILLISECOND,
     Precision.MICROSECOND,
     Precision.NANOSECOND,
+    Precision.MINUTE,
+    Precision.HOUR,
     Precision.AUTO,
 )
 
@@ -39,7 +49,14 @@ def test_every_name_is_known(name: str, expected: Precision) -> None:
     assert parse_precision(name) is expected
 
 
-@pytest.mark.parametrize("name", ["", "invalid", "sec", "milliseconds", "micro", "nano", "S", "Auto", "second "])
+@pytest.mark.parametrize(("name", "expected"), [("m", MINUTE), ("h", HOUR), ("u", US), ("ns", NS), ("second", S)])
+def test_v1_has_minutes_and_hours_as_well(name: str, expected: Precision) -> None:
+    assert parse_v1_precision(name) is expected
+
+
+@pytest.mark.parametrize(
+    "name", ["", "invalid", "sec", "m", "h", "minute", "hour", "milliseconds", "micro", "nano", "S", "Auto", "second "]
+)
 def test_other_names_are_refused_and_shown(name: str) -> None:
     with pytest.raises(InvalidRequest, match="unrecognized precision unit") as caught:
         parse_precision(name)
@@ -74,10 +91,11 @@ def test_to_nanos_is_the_same_instant_in_every_unit() -> None:
     for unit, nanos in NANOS.items():
         timestamp = SECONDS * 1_000_000_000 // nanos
         assert to_nanos(timestamp, unit) == SECONDS * 1_000_000_000
-        assert to_nanos(timestamp, AUTO) == SECONDS * 1_000_000_000
+        if unit in (S, MS, US, NS):  # minutes and hours are never guessed
+            assert to_nanos(timestamp, AUTO) == SECONDS * 1_000_000_000
 
 
-@pytest.mark.parametrize("unit", [S, MS, US, NS])
+@pytest.mark.parametrize("unit", [S, MS, US, NS, MINUTE, HOUR])
 def test_to_nanos_reaches_to_the_last_unit_that_fits(unit: Precision) -> None:
     low, high = -(INT64_MAX // NANOS[unit]), INT64_MAX // NANOS[unit]
     assert to_nanos(high, unit) == high * NANOS[unit]

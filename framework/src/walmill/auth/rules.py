@@ -17,6 +17,11 @@ from walmill.errors import InvalidRequest, Unauthorized
 
 NOT_AUTHENTICATED = "the request was not authenticated"
 """InfluxDB's text; its clients look for it."""
+MALFORMED = (
+    "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', "
+    "supported auth-schemes are Bearer, Token and Basic"
+)
+"""InfluxDB's text for a header that is no scheme and one token."""
 _FORMS = "write `Authorization: Bearer TOKEN`, `Token TOKEN`, or `Basic` with base64 of `user:TOKEN`"
 
 
@@ -44,10 +49,8 @@ def parse_authorization(header: str) -> str:
     """
     scheme, _, rest = header.strip().partition(" ")
     value = rest.strip()
-    if scheme.lower() not in ("bearer", "token", "basic"):
-        raise InvalidRequest(f"the Authorization header has an unknown scheme; {_FORMS}")
-    if not value or any(c.isspace() for c in value):
-        raise InvalidRequest(f"the Authorization header must hold one token after its scheme; {_FORMS}")
+    if scheme.lower() not in ("bearer", "token", "basic") or not value or any(c.isspace() for c in value):
+        raise InvalidRequest(MALFORMED)
     return _basic(value) if scheme.lower() == "basic" else value
 
 

@@ -17,10 +17,13 @@ from walmill.engine import Engine
 from walmill.errors import InvalidRequest
 from walmill.http import admin, health, triggers
 from walmill.http.auth import Auth, AuthLayer
+from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
+from walmill.http.forms import V1, V2
 from walmill.http.problems import Boundary, answer_to
 from walmill.http.query import QueryEndpoint
 from walmill.http.requests import PATH_PARAMETER, PREFIX, RequestTriggers
 from walmill.http.site import BODY_LIMIT, Site, json_bytes
+from walmill.http.statements import StatementEndpoint
 from walmill.http.write import WriteEndpoint
 
 
@@ -88,6 +91,11 @@ def build(
     query = QueryEndpoint(site)
     routes = [
         Route("/api/v3/write_lp", WriteEndpoint(site), methods=["POST"], name="write_lp"),
+        Route("/api/v2/write", WriteEndpoint(site, V2), methods=["POST"], name="write_v2"),
+        Route("/write", WriteEndpoint(site, V1), methods=["POST"], name="write_v1"),
+        Route("/api/v3/write_rows", ColumnsEndpoint(site, JSON), methods=["POST"], name="write_rows"),
+        Route("/api/v3/write_arrow", ColumnsEndpoint(site, ARROW), methods=["POST"], name="write_arrow"),
+        Route("/query", StatementEndpoint(site), methods=["GET", "POST"], name="query_v1"),
         Route("/api/v3/query_sql", query, methods=["GET", "POST"], name="query_sql"),
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
         *triggers.routes(site, defaults or {}),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from walmill.auth.rules import NOT_AUTHENTICATED, Identity, authorize
 from walmill.errors import Unauthorized
-from walmill.http.body import header
+from walmill.http.body import header, path_of
 from walmill.http.site import Site
 
 Auth: TypeAlias = Callable[[Request], Identity | Awaitable[Identity | None] | None]
@@ -24,13 +25,8 @@ IDENTITY = "walmill.identity"
 """Where the identity is in the scope of a request."""
 OPEN = frozenset({"/health", "/ready", "/ping"})
 """What everyone may ask."""
-
-
-def path_of(scope: Scope) -> str:
-    """The path below the place where the application is mounted."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(root) else path
+TOKEN_IN_QUERY = frozenset({"/write", "/query"})
+"""Where the query parameter `p` may hold the token, as v1 clients send their password."""
 
 
 class AuthLayer:
@@ -74,7 +70,11 @@ class AuthLayer:
             raise Unauthorized(
                 f"{NOT_AUTHENTICATED}: the engine has no token yet; its operator makes one with engine.create_token(name)"
             )
-        return authorize(header(scope, b"authorization"), None, tokens.values(), engine.options.clock.now_ns())
+        given = header(scope, b"authorization")
+        password = None
+        if given is None and path_of(scope) in TOKEN_IN_QUERY:
+            password = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("p")
+        return authorize(given, password, tokens.values(), engine.options.clock.now_ns())
 
     async def _by_host(self, scope: Scope) -> Identity:
         assert self._auth is not None

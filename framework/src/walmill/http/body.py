@@ -35,6 +35,13 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
+def path_of(scope: Scope) -> str:
+    """The path below the place where the application is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body of a request, decompressed.
 

@@ -103,6 +103,12 @@ class EngineCollector(Collector):
         return syncs
 
 
+def _takes_json(accept: str | None) -> bool:
+    """Whether a caller can read JSON: v1 clients ask for something else, and expect 204 without a body."""
+    kinds = [one.partition(";")[0].strip().lower() for one in (accept or "*/*").split(",")]
+    return any(kind in ("*/*", "application/*", "application/json") for kind in kinds)
+
+
 def routes(site: Site) -> list[BaseRoute]:
     """The routes.
 
@@ -131,9 +137,8 @@ def routes(site: Site) -> list[BaseRoute]:
         return json_response({"status": "ready"})
 
     async def ping(request: Request) -> Response:
-        del request
         about = {"product_name": "Walmill", "version": version(), "revision": "", "process_id": process}
-        answer = json_response(about)
+        answer = json_response(about) if _takes_json(request.headers.get("accept")) else Response(status_code=204)
         answer.headers["X-Influxdb-Version"] = version()
         answer.headers["X-Influxdb-Build"] = "Walmill"
         answer.headers["Request-Id"] = str(uuid.uuid4())

@@ -9,9 +9,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from walmill.errors import InvalidRequest, Unavailable, WalmillError
-from walmill.http.body import ClientGone, text_headers
+from walmill.http.body import ClientGone, path_of, text_headers
 from walmill.http.site import json_bytes
 from walmill.observe.log import get_logger
+
+LIMIT_MESSAGES = ("Update to schema would exceed number of", "Adding a new database would exceed limit of")
+"""How messages about limits of the schema begin; they are answered with 422."""
+MEMORY_SECONDS = 2
+"""After so many seconds a request is sent again for which there was not enough memory."""
+_V2_CODES = {
+    403: "forbidden",
+    404: "not found",
+    405: "method not allowed",
+    409: "conflict",
+    413: "request too large",
+    422: "unprocessable entity",
+    503: "unavailable",
+}
 
 log = get_logger("walmill.http")
 
@@ -40,15 +54,16 @@ def answer_to(error: BaseException, scope: Scope) -> tuple[int, dict[str, Any], 
     """
     if isinstance(error, WalmillError):
         status, headers = error.status, {}
-        if isinstance(error, InvalidRequest) and error.message.startswith(
-            ("Update to schema would exceed number of", "Adding a new database would exceed limit of")
-        ):
+        if isinstance(error, InvalidRequest) and error.message.startswith(LIMIT_MESSAGES):
             status = 422
         if isinstance(error, Unavailable):
             headers["retry-after"] = str(max(1, int(error.retry_after)))
         if status == 401:
             headers["www-authenticate"] = 'Bearer realm="walmill"'
-        return status, {"error": error.message}, headers
+        return status, error_body(scope, status, error.message), headers
+    if isinstance(error, MemoryError):
+        message = "there is not enough memory for this request now; nothing of it was kept, send it again"
+        return 503, error_body(scope, 503, message), {"retry-after": str(MEMORY_SECONDS)}
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         if error.status_code == 404:
@@ -59,8 +74,26 @@ def answer_to(error: BaseException, scope: Scope) -> tuple[int, dict[str, Any], 
             message = f"{scope['path']} does not know the method {scope['method']}; it knows {', '.join(allowed)}"
         else:
             message = error.detail
-        return error.status_code, {"error": message}, {name.lower(): value for name, value in headers.items()}
+        return (
+            error.status_code,
+            error_body(scope, error.status_code, message),
+            {name.lower(): value for name, value in headers.items()},
+        )
     return None
+
+
+def error_body(scope: Scope, status: int, message: str) -> dict[str, Any]:
+    """The JSON that says what is wrong, in the form of the API that was called.
+
+    Args:
+        scope: Of the request.
+        status: Of the answer.
+        message: For a person.
+    """
+    # InfluxDB 3 answers 401 in the same form everywhere, and its clients look for it.
+    if status == 401 or not path_of(scope).startswith("/api/v2/"):
+        return {"error": message}
+    return {"code": _V2_CODES.get(status, "internal error" if status >= 500 else "invalid"), "message": message}
 
 
 class Boundary:
@@ -99,6 +132,7 @@ class Boundary:
                 log.warning("an answer broke off", path=scope["path"], error=str(error))
                 raise
             if answer is None:
-                answer = 500, {"error": "an error of the server; its log says more, please report it"}, {}
+                message = "an error of the server; its log says more, please report it"
+                answer = 500, error_body(scope, 500, message), {}
             status, body, headers = answer
             await send_json(send, status, body, headers, head=scope["method"] == "HEAD")

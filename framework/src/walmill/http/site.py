@@ -42,6 +42,7 @@ class Site:
         threads: Calls that wait for the committer or look at plugins, at a time.
         queries: Threads for queries.
         runs: Threads for runs by hand, each of which may take long.
+        decoders: Threads that read and convert bodies of rows; as long as they work they take turns with the server's loop.
     """
 
     source: Source = field(repr=False)
@@ -52,6 +53,7 @@ class Site:
     threads: CapacityLimiter = field(factory=lambda: CapacityLimiter(8))
     queries: CapacityLimiter = field(factory=lambda: CapacityLimiter(16))
     runs: CapacityLimiter = field(factory=lambda: CapacityLimiter(32))
+    decoders: CapacityLimiter = field(factory=lambda: CapacityLimiter(4))
     _engine: Engine | None = None
     _why: str = ""
     _opened: list[Callable[[Engine], None]] = field(factory=list)

@@ -1,9 +1,13 @@
-"""`POST /api/v3/write_lp`: a bare ASGI callable, because a one-line write costs half as much without a Request object."""
+"""Writes of line protocol: a bare ASGI callable, because a one-line write costs half as much without a Request object.
+
+How the query string is read and how refused lines are reported is a `Form`: that of `/api/v3/write_lp` is here, those of the
+older routes are in `forms`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
@@ -12,14 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from walmill.errors import InvalidRequest
 from walmill.http.body import read_body
-from walmill.http.problems import send_bytes
+from walmill.http.problems import LIMIT_MESSAGES, send_bytes
 from walmill.http.site import Site, json_bytes
 from walmill.ingest.errors import LineError
 from walmill.ingest.precision import Precision, parse_precision
 
 MANY_ERRORS = 200
 """The report of more refused lines than this is put together in a thread."""
-_LIMIT_MESSAGES = ("Update to schema would exceed number of", "Adding a new database would exceed limit of")
 
 
 @frozen
@@ -44,7 +47,7 @@ def parse_parameters(query: bytes) -> WriteParameters:
     """
     given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     database = given.get("db")
-    if not database:
+    if database is None:
         raise InvalidRequest("the query parameter db is missing: write for example /api/v3/write_lp?db=sensors")
     return WriteParameters(
         database,
@@ -73,6 +76,11 @@ def flag(name: str, text: str | None, default: bool) -> bool:
     return found
 
 
+def status_of(errors: Sequence[LineError]) -> int:
+    """The status for refused lines: 422 if one would pass a limit of the schema, else 400."""
+    return 422 if any(error.message.startswith(LIMIT_MESSAGES) for error in errors) else 400
+
+
 def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, bytes]:
     """Status and body for refused lines, exactly as InfluxDB has them.
 
@@ -80,7 +88,7 @@ def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, byt
         errors: At least one.
         accept_partial: Whether the other lines were written.
     """
-    status = 422 if any(error.message.startswith(_LIMIT_MESSAGES) for error in errors) else 400
+    status = status_of(errors)
     if accept_partial:
         return status, json_bytes(
             {"error": "partial write of line protocol occurred", "data": [error.as_dict() for error in errors]}
@@ -88,21 +96,39 @@ def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, byt
     return status, json_bytes({"error": "line protocol parsing error", "data": errors[0].as_dict()})
 
 
+@frozen
+class Form:
+    """What one of the write routes looks like.
+
+    Attributes:
+        parse: Reads the query string.
+        refusal: Status and body for refused lines, and whether the others were written.
+    """
+
+    parse: Callable[[bytes], WriteParameters]
+    refusal: Callable[[Sequence[LineError], bool], tuple[int, bytes]]
+
+
+V3 = Form(parse_parameters, refusal)
+
+
 class WriteEndpoint:
     """The endpoint.
 
     Args:
         site: The engine.
+        form: What its requests and answers look like.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, form: Form = V3) -> None:
         self._site = site
+        self._parse, self._refusal = form.parse, form.refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         site = self._site
         engine = site.engine
-        asked = parse_parameters(scope["query_string"])
+        asked = self._parse(scope["query_string"])
         body = await read_body(scope, receive, site.body_limit)
         written = await engine.write_async(
             body,
@@ -116,7 +142,7 @@ class WriteEndpoint:
             await send({"type": "http.response.body", "body": b""})
             return
         if len(written.errors) > MANY_ERRORS:
-            status, report = await asyncio.to_thread(refusal, written.errors, asked.accept_partial)
+            status, report = await asyncio.to_thread(self._refusal, written.errors, asked.accept_partial)
         else:
-            status, report = refusal(written.errors, asked.accept_partial)
+            status, report = self._refusal(written.errors, asked.accept_partial)
         await send_bytes(send, status, report, {"content-type": "application/json"})

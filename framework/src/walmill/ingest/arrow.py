@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -258,10 +259,12 @@ def _check_strings(name: str, array: pa.Array, what: str) -> None:
 def _check_fields_present(rows: int, arrays: Sequence[pa.Array]) -> None:
     if not rows or any(array.null_count == 0 for array in arrays):
         return
-    missing = pa.array([True] * rows) if not arrays else arrays[0].is_null()
-    for array in arrays[1:]:
-        missing = pc.and_(missing, array.is_null())
-    row = pc.index(missing, True).as_py()
+    row = 0
+    if arrays:
+        missing = arrays[0].is_null()
+        for array in arrays[1:]:
+            missing = pc.and_(missing, array.is_null())
+        row = pc.index(missing, True).as_py()
     if row >= 0:
         raise RowError(row, None, "no field has a value: a row needs at least one")
 
@@ -271,7 +274,7 @@ def _times(array: pa.Array | None, rows: int, default_time: int) -> pa.Array:
     if default_time + missing - 1 > INT64_MAX:
         raise RowError(None, TIME, "the default time is out of range: 64-bit nanoseconds reach to 2262")
     if array is None or pa.types.is_null(array.type):
-        return pa.array(range(default_time, default_time + rows), pa.int64()).view(TIME_FIELD.type)
+        return _consecutive(default_time, rows)
     given = array.type
     if pa.types.is_integer(given):
         times = _cast(TIME, array, pa.int64(), given).view(TIME_FIELD.type)
@@ -280,9 +283,12 @@ def _times(array: pa.Array | None, rows: int, default_time: int) -> pa.Array:
     else:
         raise RowError(None, TIME, f"it is {given} and not a time: use a timestamp, or int64 of nanoseconds")
     if missing:
-        defaults = pa.array(range(default_time, default_time + missing), pa.int64()).view(TIME_FIELD.type)
-        times = pc.replace_with_mask(times, times.is_null(), defaults)
+        times = pc.replace_with_mask(times, times.is_null(), _consecutive(default_time, missing))
     return _without_bitmap(times)
+
+
+def _consecutive(first: int, count: int) -> pa.Array:
+    return pa.array(first + np.arange(count, dtype=np.int64)).view(TIME_FIELD.type)
 
 
 def _cast(name: str, array: pa.Array, target: pa.DataType, given: pa.DataType) -> pa.Array:

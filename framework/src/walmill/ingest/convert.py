@@ -97,12 +97,55 @@ def from_rows(
             raise RowError(
                 row, None, f"{short(values)} is a {type(values).__name__} and not a mapping from names to values"
             )
-        split: tuple[list[tuple[str, object]], list[tuple[str, object]]] = ([], [])
-        for name, value in values.items():
-            if name != TIME:
-                split[name not in names].append((name, value))
-        _add(builder, row, *split, times.of(row, values.get(TIME)))
+        _add_mapping(builder, row, values, names, times)
     return builder.build()
+
+
+def from_numbered_rows(
+    rows: Iterable[tuple[int, Mapping[str, object]]],
+    table: str,
+    schema: TableSchema | None,
+    tags: Sequence[str] | None,
+    *,
+    default_time: int,
+) -> tuple[TableRows, list[RowError]]:
+    """As `from_rows`, but each row is accepted or refused by itself.
+
+    A refused row leaves nothing behind: a column that only it would have brought is not created.
+
+    Args:
+        rows: Number and content of each row, read once.
+        table: As for `from_rows`.
+        schema: As for `from_rows`.
+        tags: As for `from_rows`.
+        default_time: As for `from_rows`.
+
+    Returns:
+        The accepted rows, and why each of the others was refused: `row` of the error is its number.
+
+    Raises:
+        RowError: The table or the tags are not valid, which is about no single row.
+    """
+    builder = _builder(None, table, lambda _: schema)
+    names = tags_of(table, schema, tags)
+    times = DefaultTimes(default_time)
+    refused: list[RowError] = []
+    for row, values in rows:
+        try:
+            _add_mapping(builder, row, values, names, times)
+        except RowError as error:
+            refused.append(error)
+    return builder.build(), refused
+
+
+def _add_mapping(
+    builder: TableBuilder, row: int, values: Mapping[str, object], tags: Sequence[str], times: DefaultTimes
+) -> None:
+    split: tuple[list[tuple[str, object]], list[tuple[str, object]]] = ([], [])
+    for name, value in values.items():
+        if name != TIME:
+            split[name not in tags].append((name, value))
+    _add(builder, row, *split, times.of(row, values.get(TIME)))
 
 
 class DefaultTimes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from walmill.errors import InvalidRequest
@@ -10,13 +11,18 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 class Precision(StrEnum):
-    """Unit of a timestamp; `AUTO` guesses it for each line from the size of the number."""
+    """Unit of a timestamp; `AUTO` guesses it for each line from the size of the number.
+
+    Minutes and hours are for v1 clients only: `parse_precision` does not know them.
+    """
 
     AUTO = "auto"
     SECOND = "second"
     MILLISECOND = "millisecond"
     MICROSECOND = "microsecond"
     NANOSECOND = "nanosecond"
+    MINUTE = "minute"
+    HOUR = "hour"
 
 
 NANOS = {
@@ -24,6 +30,8 @@ NANOS = {
     Precision.MILLISECOND: 1_000_000,
     Precision.MICROSECOND: 1_000,
     Precision.NANOSECOND: 1,
+    Precision.MINUTE: 60_000_000_000,
+    Precision.HOUR: 3_600_000_000_000,
 }
 """Nanoseconds in one unit; `AUTO` has no entry."""
 
@@ -35,7 +43,11 @@ _SHORT_NAMES = {
     "ns": Precision.NANOSECOND,
     "n": Precision.NANOSECOND,
 }
-_NAMES = {**{p.value: p for p in Precision}, **_SHORT_NAMES}
+_NAMES = {
+    **{p.value: p for p in Precision if p not in (Precision.MINUTE, Precision.HOUR)},
+    **_SHORT_NAMES,
+}
+_V1_NAMES = {**_NAMES, "m": Precision.MINUTE, "h": Precision.HOUR}
 
 
 def parse_precision(name: str) -> Precision:
@@ -47,9 +59,22 @@ def parse_precision(name: str) -> Precision:
     Raises:
         InvalidRequest: No precision has that name.
     """
-    found = _NAMES.get(name)
+    return _find(name, _NAMES)
+
+
+def parse_v1_precision(name: str) -> Precision:
+    """As `parse_precision`, and with `m` for minutes and `h` for hours, which InfluxDB 1 has and InfluxDB 3 has not.
+
+    Raises:
+        InvalidRequest: No precision has that name.
+    """
+    return _find(name, _V1_NAMES)
+
+
+def _find(name: str, names: Mapping[str, Precision]) -> Precision:
+    found = names.get(name)
     if found is None:
-        raise InvalidRequest(f"unrecognized precision unit: {name[:40]!r}; use one of {', '.join(_NAMES)}")
+        raise InvalidRequest(f"unrecognized precision unit: {name[:40]!r}; use one of {', '.join(names)}")
     return found
 
 
