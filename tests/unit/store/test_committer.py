@@ -288,6 +288,18 @@ def test_moves_without_a_commit_ride_in_the_next_frame(bench: Bench, trigger: Tr
     assert Bench(bench.fs).committer.view.cursors[trigger.id] == Cursor(7)
 
 
+def test_a_move_that_comes_late_takes_back_nothing_that_a_commit_finished(bench: Bench, trigger: Trigger) -> None:
+    """With concurrent runs: one ends without effect while the commit of another, which it knows nothing of, is synced."""
+    bench.submit_together(
+        RunEffect(trigger=trigger.id, generation=trigger.generation, consumed=(5, 5), through=0, source="write")
+    )
+    assert bench.committer.view.cursors[trigger.id].covers(5, 5)
+    bench.committer.move(trigger.id, Cursor(4))
+    bench.write("cpu v=1 1")
+    for view in (bench.committer.view, Bench(bench.fs).committer.view):
+        assert view.cursors[trigger.id] == Cursor(5)
+
+
 def test_cursors_are_written_when_it_stops(trigger: Trigger, bench: Bench) -> None:
     bench.committer.move(trigger.id, Cursor(7))
     assert bench.committer.stop(10)
