@@ -11,7 +11,7 @@ import pytest
 from attrs import define
 
 from walmill.cache.state import Wish, database_space, trigger_space
-from walmill.errors import Conflict, InvalidRequest, Unavailable, WalmillError
+from walmill.errors import Conflict, InvalidRequest, TooLarge, Unavailable, WalmillError
 from walmill.ingest.precision import Precision
 from walmill.model.cursor import Cursor
 from walmill.store.committer import Committer, Published
@@ -161,6 +161,19 @@ def test_one_that_fails_in_the_middle_of_its_draft_leaves_nothing(bench: Bench) 
     answers = bench.submit_together(line_write("cpu v=1 1"), Define(break_off), line_write("cpu v=2 2"))
     assert isinstance(answers[1], Conflict)
     assert bench.committer.view.catalog.find_database("half") is None
+    assert bench.committer.view.state.space("d:1").size == 0
+    assert bench.tables() == {"cpu": 2}
+
+
+def test_one_that_is_too_large_for_the_log_is_refused_alone(bench: Bench) -> None:
+    """Rows and state are each within their limits here, and together they are over that of an entry."""
+
+    def fill(draft: Draft) -> None:
+        for space in ("d:1", "t:2", "t:3"):
+            draft.change_state(space, [Wish("k", "put", bytes(12 * 2**20))])
+
+    answers = bench.submit_together(line_write("cpu v=1 1"), Define(fill), line_write("cpu v=2 2"))
+    assert [type(one) for one in answers] == [Outcome, TooLarge, Outcome]
     assert bench.committer.view.state.space("d:1").size == 0
     assert bench.tables() == {"cpu": 2}
 

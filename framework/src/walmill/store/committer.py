@@ -22,6 +22,8 @@ from walmill.store.commit import Commit, from_entry, to_entry
 from walmill.store.draft import Draft
 from walmill.store.submission import Flush, Outcome, Submission, Ticket, settle_all
 from walmill.store.view import View
+from walmill.wal.entry import Entry
+from walmill.wal.frame import check_entry
 from walmill.wal.log import Log
 
 FRAME_BYTES = 8 * 2**20
@@ -64,6 +66,7 @@ class _Decided:
     item: _Item
     commit: Commit | None
     value: object
+    entry: Entry | None = None
 
 
 @define
@@ -281,6 +284,9 @@ class Committer:
             try:
                 value = item.submission.prepare(draft)
                 commit = draft.build()
+                entry = None if commit is None else to_entry(commit)
+                if entry is not None:
+                    check_entry(entry)  # here, where it is refused alone, and not with the frame and all its neighbours
             except WalmillError as error:
                 answers.append((item.ticket, Outcome(error=error)))
                 continue
@@ -290,13 +296,13 @@ class Committer:
                 continue
             if commit is not None:
                 self._decided = self._decided.decide(commit)
-            yield _Decided(item, commit, value)
+            yield _Decided(item, commit, value, entry)
 
     def _write(
         self, commits: list[Commit], moves: Mapping[int, Cursor], now: int, decided: Sequence[_Decided]
     ) -> Published:
         notes = {"cursors": {str(trigger): cursor.to_json() for trigger, cursor in moves.items()}} if moves else {}
-        receipt = self._wal.append([to_entry(commit) for commit in commits], notes, now)
+        receipt = self._wal.append([one.entry for one in decided if one.entry is not None], notes, now)
         early = [
             (one.item.ticket, Outcome(None if one.commit is None else one.commit.sequence, one.value))
             for one in decided
