@@ -62,6 +62,21 @@ def test_a_batch_that_is_given_up_is_in_the_dead_letters(engine: Engine, wait: W
     assert (shown["state"], shown["through"]) == ("enabled", rows.column("first_sequence")[0].as_py())
 
 
+def test_dead_letters_that_are_too_large_for_one_commit_go_in_several(engine: Engine, wait: Wait) -> None:
+    """Ten thousand rows, each with a long error, are 40 MB; in one commit the log would refuse them, and the trigger stand."""
+
+    def talkative(batch: Any, ctx: Any) -> None:
+        raise ValueError("no " * 2000)
+
+    trigger(engine, talkative, attempts=1)
+    engine.write("\n".join(f"cpu v={number} {number}" for number in range(10_000)), database="d")
+    wait(lambda: "_internal" in engine.databases() and settled(engine))
+    sql = "SELECT count(DISTINCT line) AS lines, count(*) AS letters FROM dead_letters"
+    assert engine.query(sql, database="_internal").to_pylist() == [{"lines": 10_000, "letters": 10_000}]
+    engine.write("cpu v=1 20000", database="d")
+    wait(lambda: engine.run_counts.get(("d", "t", "failed")) == 2)
+
+
 def test_skip_drops_the_batch_and_goes_on(engine: Engine, wait: Wait) -> None:
     seen: list[int] = []
 

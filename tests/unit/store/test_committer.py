@@ -11,7 +11,8 @@ import pytest
 from attrs import define
 
 from walmill.cache.state import Wish, database_space, trigger_space
-from walmill.errors import Conflict, InvalidRequest, Unavailable, WalmillError
+from walmill.errors import Conflict, InvalidRequest, TooLarge, Unavailable, WalmillError
+from walmill.ingest.convert import from_rows
 from walmill.ingest.precision import Precision
 from walmill.model.cursor import Cursor
 from walmill.store.committer import Committer, Published
@@ -167,6 +168,19 @@ def test_one_that_fails_in_the_middle_of_its_draft_leaves_nothing(bench: Bench) 
     assert bench.tables() == {"cpu": 2}
 
 
+def test_one_that_is_too_large_for_the_log_is_refused_alone(bench: Bench) -> None:
+    """Rows and state are each within their limits here, and together they are over that of an entry."""
+
+    def fill(draft: Draft) -> None:
+        for space in ("d:1", "t:2", "t:3"):
+            draft.change_state(space, [Wish("k", "put", bytes(12 * 2**20))])
+
+    answers = bench.submit_together(line_write("cpu v=1 1"), Define(fill), line_write("cpu v=2 2"))
+    assert [type(one) for one in answers] == [Outcome, TooLarge, Outcome]
+    assert bench.committer.view.state.space("d:1").size == 0
+    assert bench.tables() == {"cpu": 2}
+
+
 @pytest.mark.parametrize("kind", ["pwritev", "fdatasync"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 def test_a_frame_that_cannot_be_made_durable_is_refused_whole(bench: Bench, kind: str, error: int) -> None:
@@ -290,6 +304,18 @@ def test_moves_without_a_commit_ride_in_the_next_frame(bench: Bench, trigger: Tr
     assert Bench(bench.fs).committer.view.cursors[trigger.id] == Cursor(7)
 
 
+def test_a_move_that_comes_late_takes_back_nothing_that_a_commit_finished(bench: Bench, trigger: Trigger) -> None:
+    """With concurrent runs: one ends without effect while the commit of another, which it knows nothing of, is synced."""
+    bench.submit_together(
+        RunEffect(trigger=trigger.id, generation=trigger.generation, consumed=(5, 5), through=0, source="write")
+    )
+    assert bench.committer.view.cursors[trigger.id].covers(5, 5)
+    bench.committer.move(trigger.id, Cursor(4))
+    bench.write("cpu v=1 1")
+    for view in (bench.committer.view, Bench(bench.fs).committer.view):
+        assert view.cursors[trigger.id] == Cursor(5)
+
+
 def test_cursors_are_written_when_it_stops(trigger: Trigger, bench: Bench) -> None:
     bench.committer.move(trigger.id, Cursor(7))
     assert bench.committer.stop(10)
@@ -333,3 +359,30 @@ def test_a_view_that_was_taken_never_changes(bench: Bench) -> None:
     bench.write("cpu,host=a v=2,w=3 2\nmem v=1 1")
     assert {name: table.num_rows for name, table in taken.tables_of("d").items()} == {"cpu": 1}
     assert taken.tables_of("d")["cpu"].schema.tags == ()
+
+
+def test_two_writers_together_cannot_pass_the_limit_of_columns(bench: Bench) -> None:
+    def rows(first: int) -> RowsWrite:
+        made = from_rows([{f"f{number}": 1 for number in range(first, first + 300)}], "wide", None, (), default_time=1)
+        return RowsWrite([("d", made)])
+
+    accepted, refused = bench.submit_together(rows(0), rows(300))
+    assert isinstance(accepted, Outcome)
+    assert isinstance(refused, InvalidRequest)
+    assert "limit of 500 columns: table 'wide' has 300 and this would add 300" in refused.message
+
+
+def test_a_write_for_which_memory_is_short_may_come_again(bench: Bench) -> None:
+    @define
+    class Greedy:
+        size: int = 1
+        no_sync: bool = False
+        lazy: float = 0.0
+
+        def prepare(self, draft: Draft) -> None:
+            raise MemoryError
+
+    (refused,) = bench.submit_together(Greedy())
+    assert isinstance(refused, Unavailable)
+    assert refused.retry_after == 5
+    assert bench.write("cpu v=1 1").sequence == 1

@@ -224,7 +224,7 @@ class Consumer:
                 continue
             if len(self.running) + len(self.giving_up) + len(self.waiting) >= self.max_concurrency:
                 break  # a batch that waits for its next attempt keeps its place: order
-            if len(self.cursor.done) >= self.max_concurrency:
+            if len(self.cursor.done) >= self.max_concurrency and (self.running or self.giving_up or self.waiting):
                 break  # the oldest one is slow: the cursor stays small
             if not self.backlog:
                 if self.behind is not None and not self.fetching:
@@ -251,6 +251,8 @@ class Consumer:
             item = self.backlog[0]
             if (item.origin, item.chain) != (first.origin, first.chain) or rows + item.rows > self.max_batch_rows:
                 break
+            if self.cursor.covers(first.sequence, item.sequence):
+                break  # between the two something is done already: a batch that spans it would be refused as done
             items.append(self.backlog.popleft())
             rows += item.rows
         self.backlog_rows -= rows

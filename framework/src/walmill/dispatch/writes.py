@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -25,10 +25,10 @@ from walmill.dispatch.consumer import (
     Start,
     backoff,
 )
-from walmill.dispatch.history import DEAD_LETTERS, TEXT_LIMIT, table_rows
+from walmill.dispatch.history import DEAD_LETTERS, table_rows
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.dispatch.subscriptions import CHAIN_LIMIT
-from walmill.errors import Unavailable
+from walmill.errors import Unavailable, WalmillError
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import RowError
 from walmill.ingest.render import render
@@ -38,9 +38,19 @@ from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME
 from walmill.model.trigger import Trigger
 from walmill.store.commit import Commit
-from walmill.store.submission import RunEffect, Stale, Ticket
+from walmill.store.draft import Draft
+from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
 from walmill.store.view import View
 from walmill_hookspecs import Line, UInt, WriteBatch
+
+PIECE_CHARACTERS = 4 * 2**20
+"""Dead letters with more text than this go in several commits: as UTF-8 it may be four times as many bytes."""
+LETTER_CHARACTERS = 512
+"""What a dead letter counts beside its line and its error."""
+ERROR_CHARACTERS = 4096
+"""The error is in each letter; the run's row has more of it."""
+UNBURIED_SECONDS = 60.0
+"""A batch whose letters the log does not take is run again after so long."""
 
 log = structlog.get_logger("walmill.dispatch")
 
@@ -261,19 +271,15 @@ class WriteLine:
                 self._act(consumer.dropped(batch.number, now))
 
     async def _bury(self, letter: DeadLetter) -> None:
-        """Copies the rows of a batch that is given up, and moves the cursor, in one commit."""
+        """Copies the rows of a batch that is given up, and moves the cursor.
+
+        That is one commit, unless the letters are too large for one: then the last of several moves the cursor.
+        """
         trigger, station = self.station.trigger, self.station
         view = self._host.view()
         key = station.key(f"{letter.batch.first}-{letter.batch.last}")
-        rows = dead_rows(letter, key, station, self._batch(letter.batch, view.catalog), self._host.now_ns())
-        effect = RunEffect(
-            trigger=trigger.id,
-            generation=trigger.generation,
-            consumed=letter.consumed,
-            through=letter.through,
-            rows=[(INTERNAL, rows)],
-            derived_origin=False,
-        )
+        batch = self._batch(letter.batch, view.catalog)
+        pieces = dead_rows(letter, key, station, batch, self._host.now_ns())
         log.error(
             "a batch was given up; its rows are in _internal.dead_letters",
             database=station.database,
@@ -283,17 +289,46 @@ class WriteLine:
             attempts=letter.batch.attempt,
             error=letter.error,
         )
+        number, loop = letter.batch.number, asyncio.get_running_loop()
         try:
-            await self._host.submit(effect, Ticket(asyncio.get_running_loop()))
-        except Stale:
-            self._act(self.consumer.dropped(letter.batch.number, time.monotonic()))
-        except Unavailable as error:
-            self._act(
-                self.consumer.again(letter.batch.number, float(error.retry_after), time.monotonic(), counts=False)
+            # made by the pool, not here: many rows take a while, and other triggers must not wait for that
+            rows = await loop.run_in_executor(self._host.pool, next, pieces)
+            while (following := await loop.run_in_executor(self._host.pool, next, pieces, None)) is not None:
+                await self._keep(RowsWrite([(INTERNAL, rows)], source="engine", guard=self._guard))
+                rows = following
+            await self._keep(
+                RunEffect(
+                    trigger=trigger.id,
+                    generation=trigger.generation,
+                    consumed=letter.consumed,
+                    through=self.consumer.through_if_done(number),
+                    rows=[(INTERNAL, rows)],
+                    derived_origin=False,
+                )
             )
+        except Stale:
+            self._act(self.consumer.dropped(number, time.monotonic()))
+        except WalmillError as error:
+            log.error("a batch could not be given up, and is tried again", trigger=trigger.name, error=error.message)
+            self._act(self.consumer.again(number, UNBURIED_SECONDS, time.monotonic(), counts=False))
         else:
             cursor = self._host.view().cursors.get(trigger.id) or Cursor()
-            self._act(self.consumer.committed(letter.batch.number, cursor, time.monotonic()))
+            self._act(self.consumer.committed(number, cursor, time.monotonic()))
+
+    def _guard(self, draft: Draft) -> None:
+        check_generation(draft, self.station.trigger.id, self.station.trigger.generation)
+
+    async def _keep(self, submission: Submission) -> None:
+        """Commits something, as soon as that is possible; a full disk is waited for."""
+        while True:
+            try:
+                await self._host.submit(submission, Ticket(asyncio.get_running_loop()))
+            except Unavailable as error:
+                if self.station.retired:
+                    raise
+                await asyncio.sleep(min(float(error.retry_after), 1.0))
+            else:
+                return
 
     def stop(self) -> None:
         """Starts nothing more."""
@@ -317,11 +352,19 @@ class WriteLine:
         return count + (max(1, newest - behind + 1) if behind is not None else 0)
 
 
-def dead_rows(letter: DeadLetter, key: str, station: Station, batch: WriteBatch, now: int) -> TableRows:
-    """The rows of a batch as rows of `_internal.dead_letters`, each as a line of line protocol."""
+def dead_rows(letter: DeadLetter, key: str, station: Station, batch: WriteBatch, now: int) -> Iterator[TableRows]:
+    """The rows of a batch as rows of `_internal.dead_letters`, each as a line of line protocol, in pieces for one commit each.
+
+    There is at least one piece, and none is much larger than `PIECE_CHARACTERS`.
+    """
     found: list[dict[str, Any]] = []
+    size = number = 0
+    error = letter.error[:ERROR_CHARACTERS]
     for table in batch.tables.values():
         for row in table.rows():
+            if size > PIECE_CHARACTERS:
+                yield table_rows(DEAD_LETTERS, found)
+                found, size = [], 0
             tags = {tag: row[tag] for tag in table.tags if row[tag] is not None}
             fields = {
                 name: UInt(row[name]) if kind == "uint64" else row[name]
@@ -332,18 +375,21 @@ def dead_rows(letter: DeadLetter, key: str, station: Station, batch: WriteBatch,
                 line = render(Line(table.name, tags, fields, row[TIME]))
             except RowError:  # a tag value that line protocol cannot say: the row is kept as JSON
                 line = json.dumps({"table": table.name, "tags": tags, "fields": fields, "time": row[TIME]})
+            line = line[: 2**20]
             found.append(
                 {
                     "database": station.database,
                     "trigger": station.trigger.name,
                     "table": table.name,
-                    "line": line[: 2**20],
-                    "error": letter.error[:TEXT_LIMIT],
+                    "line": line,
+                    "error": error,
                     "run_key": key,
                     "attempts": letter.batch.attempt,
                     "first_sequence": letter.batch.first,
                     "last_sequence": letter.batch.last,
-                    "time": now + len(found),
+                    "time": now + number,
                 }
             )
-    return table_rows(DEAD_LETTERS, found)
+            number += 1
+            size += len(line) + len(error) + LETTER_CHARACTERS
+    yield table_rows(DEAD_LETTERS, found)

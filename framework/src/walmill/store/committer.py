@@ -24,6 +24,8 @@ from walmill.store.draft import Draft
 from walmill.store.lines import LineWrite, prepare_together, together
 from walmill.store.submission import Flush, Outcome, Submission, Ticket, Written, settle_all
 from walmill.store.view import View
+from walmill.wal.entry import Entry
+from walmill.wal.frame import check_entry
 from walmill.wal.log import Log
 
 FRAME_BYTES = 8 * 2**20
@@ -63,9 +65,10 @@ class _Item:
 
 @define
 class _Decided:
-    """A commit, or none, and what those who asked for it are told."""
+    """A commit with its form in the log, or none, and what those who asked for it are told."""
 
     commit: Commit | None
+    entry: Entry | None
     answers: Sequence[tuple[_Item, object]]
 
     def outcomes(self, *, early: bool | None = None) -> list[tuple[Ticket, Outcome]]:
@@ -304,17 +307,28 @@ class Committer:
         draft = Draft(self._decided, now)
         try:
             value = item.submission.prepare(draft)
-            commit = draft.build()
+            decided = self._built(draft, [(item, value)])
         except WalmillError as error:
             answers.append((item.ticket, Outcome(error=error)))
+            return None
+        except MemoryError:
+            answers.append((item.ticket, Outcome(error=_no_memory())))
             return None
         except Exception as error:
             log.exception("a submission could not be decided", submission=type(item.submission).__name__)
             answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
             return None
-        if commit is not None:
-            self._decided = self._decided.decide(commit)
-        return _Decided(commit, [(item, value)])
+        return decided
+
+    def _built(self, draft: Draft, answers: Sequence[tuple[_Item, object]]) -> _Decided:
+        """The commit of a draft; what comes after it is decided on top of it."""
+        commit = draft.build()
+        if commit is None:
+            return _Decided(None, None, answers)
+        entry = to_entry(commit)
+        check_entry(entry)  # here, where it is refused alone, and not with the frame and all its neighbours
+        self._decided = self._decided.decide(commit)
+        return _Decided(commit, entry, answers)
 
     def _decide_joined(
         self, items: Sequence[_Item], now: int, answers: list[tuple[Ticket, Outcome]]
@@ -323,27 +337,21 @@ class Committer:
         draft = Draft(self._decided, now)
         try:
             found = prepare_together([cast(LineWrite, item.submission) for item in items], draft)
-            commit = draft.build()
-        except WalmillError:
+            pairs = list(zip(items, found, strict=True))
+            decided = self._built(draft, [(item, one) for item, one in pairs if not isinstance(one, WalmillError)])
+        except (WalmillError, MemoryError):
             return None
         except Exception:
             log.exception("joined writes could not be decided; they are decided one by one")
             return None
-        answers += [
-            (item.ticket, Outcome(error=one))
-            for item, one in zip(items, found, strict=True)
-            if isinstance(one, Exception)
-        ]
-        if commit is not None:
-            self._decided = self._decided.decide(commit)
-        kept = [(item, one) for item, one in zip(items, found, strict=True) if not isinstance(one, Exception)]
-        return _Decided(commit, kept)
+        answers += [(item.ticket, Outcome(error=one)) for item, one in pairs if isinstance(one, WalmillError)]
+        return decided
 
     def _write(
         self, commits: list[Commit], moves: Mapping[int, Cursor], now: int, decided: Sequence[_Decided]
     ) -> Published:
         notes = {"cursors": {str(trigger): cursor.to_json() for trigger, cursor in moves.items()}} if moves else {}
-        receipt = self._wal.append([to_entry(commit) for commit in commits], notes, now)
+        receipt = self._wal.append([one.entry for one in decided if one.entry is not None], notes, now)
         early = [answer for one in decided for answer in one.outcomes(early=True)]
         if early:
             settle_all(early)
@@ -385,9 +393,15 @@ class Committer:
             log.warning("a frame could not be written", error=error.message)
             return error
         log.error("a frame could not be written", error=repr(error))
+        if isinstance(error, MemoryError):
+            return _no_memory()
         if isinstance(error, OSError):
             return Unavailable(
                 f"the log could not be written ({error.strerror or error}); nothing of this write was kept, send it again",
                 retry_after=5,
             )
         return Internal(f"the engine met an error of its own while writing the log: {error!r}")
+
+
+def _no_memory() -> Unavailable:
+    return Unavailable("memory is short; nothing of this write was kept, send it again later", retry_after=5)

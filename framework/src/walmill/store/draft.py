@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from walmill.cache.state import Wish
 from walmill.errors import InvalidRequest, TooLarge
-from walmill.ingest.assemble import TableRows
-from walmill.ingest.names import check_database_name
+from walmill.ingest.assemble import TableRows, too_many_columns
+from walmill.ingest.names import COLUMNS_PER_TABLE, check_database_name
 from walmill.model.catalog import INTERNAL, Catalog, Database, create_database
 from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME, FieldType, TableSchema
@@ -98,6 +98,9 @@ class Draft:
                 new_tags = [tag for tag in rows.new_tags if tag not in table.schema.tags]
                 new_fields = {name: kind for name, kind in rows.new_fields.items() if name not in table.schema.fields}
                 if new_tags or new_fields:
+                    present, gain = len(table.schema.tags) + len(table.schema.fields), len(new_tags) + len(new_fields)
+                    if present + gain > COLUMNS_PER_TABLE:
+                        raise SchemaConflict(too_many_columns(rows.name, present, gain))
                     self.define({"op": "add_columns", "id": number, "tags": new_tags, "fields": new_fields})
         self._rows.setdefault(number, []).append(rows.batch)
 

@@ -77,11 +77,16 @@ class View:
         return evolve(self, tables=tables)
 
     def move_cursors(self, moves: Mapping[int, Cursor]) -> View:
-        """This view with cursors moved that no commit moves."""
+        """This view with cursors moved that no commit moves.
+
+        What a commit finished meanwhile stays finished: a cursor never moves back. Only the due time of a schedule may, when
+        its clock was set back.
+        """
         cursors = self.cursors
         for trigger, cursor in moves.items():
             if trigger in self.catalog.triggers:
-                cursors = cursors.insert(trigger, cursor)
+                known = cursors.get(trigger) or Cursor()
+                cursors = cursors.insert(trigger, evolve(cursor.move(known.through, known.done), fired=cursor.fired))
         return evolve(self, cursors=cursors)
 
     def tables_of(self, database: str) -> Tables:

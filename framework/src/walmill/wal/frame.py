@@ -57,6 +57,24 @@ def padding(size: int) -> int:
     return -size % ALIGN
 
 
+def check_size(size: int) -> None:
+    """Refuses an entry that is too large.
+
+    Args:
+        size: Bytes of its sections, each with its padding.
+
+    Raises:
+        TooLarge: Saying so.
+    """
+    if size > ENTRY_BYTES:
+        raise TooLarge(f"an entry of {size:,} bytes is over the limit of {ENTRY_BYTES:,}; write in smaller pieces")
+
+
+def check_entry(entry: Entry) -> None:
+    """The same for an entry that is not encoded yet."""
+    check_size(sum(section.size + padding(section.size) for section in entry.sections))
+
+
 def encode(
     epoch: int, first_sequence: int, commit_time: int, entries: Sequence[Entry], notes: dict[str, Any]
 ) -> Encoded:
@@ -79,10 +97,7 @@ def encode(
             if gap:
                 body.append(_PADDING[:gap])
             place += size + gap
-        if place - start > ENTRY_BYTES:
-            raise TooLarge(
-                f"an entry of {place - start:,} bytes is over the limit of {ENTRY_BYTES:,}; write in smaller pieces"
-            )
+        check_size(place - start)
         directory.append([entry.meta, listed])
     text = json.dumps([directory, notes], separators=(",", ":")).encode()
     gap = padding(len(text))
