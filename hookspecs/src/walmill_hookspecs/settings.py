@@ -275,6 +275,23 @@ def _bound(value: float | str | None) -> float | None:
     return float(Duration.parse(value)) if isinstance(value, str) else value
 
 
+def _plain(default: Any) -> Any:
+    """A default as JSON types, as it would be given; that of a secret is hidden."""
+    if isinstance(default, list | tuple | set | frozenset):
+        return [_plain(one) for one in default]
+    if isinstance(default, enum.Enum):
+        return default.value if isinstance(default.value, bool | int | float | str) else str(default.value)
+    if isinstance(default, timedelta):
+        return str(Duration(round(default.total_seconds() * 1e9)))
+    if isinstance(default, Duration):
+        return str(default)
+    if isinstance(default, Secret):
+        return "***"
+    if isinstance(default, float) and not math.isfinite(default):
+        return str(default)
+    return default
+
+
 def _leaves(cls: type) -> dict[str, tuple[SettingInfo, Any]]:
     hints = typing.get_type_hints(cls)
     found: dict[str, tuple[SettingInfo, Any]] = {}
@@ -285,20 +302,13 @@ def _leaves(cls: type) -> dict[str, tuple[SettingInfo, Any]]:
         about = attribute.metadata.get("walmill", {})
         default = about.get("default", attribute.default)
         missing = default is attrs.NOTHING or isinstance(default, attrs.Factory)  # type: ignore[arg-type]
-        plain: Any = None if missing else default
-        if isinstance(plain, enum.Enum):
-            plain = plain.value
-        if isinstance(plain, timedelta):
-            plain = str(Duration(round(plain.total_seconds() * 1e9)))
-        if isinstance(plain, Duration):
-            plain = str(plain)
         info = SettingInfo(
             name=attribute.name,
             kind=kind,
             many=many,
             description=about.get("description", ""),
             required=attribute.default is attrs.NOTHING,
-            default=list(plain) if isinstance(plain, tuple | set) else plain,
+            default=None if missing else _plain(default),
             choices=choices,
             minimum=_bound(about.get("minimum")),
             maximum=_bound(about.get("maximum")),

@@ -57,6 +57,8 @@ PREPARED_RUNS = 16
 """So many runs are made ready while the disk syncs; more would hold the interpreter and with it the writers' answers."""
 CURRENT_SECONDS = 1.0
 """A change of definitions is answered after so long even if a hook blocks the loop."""
+LEFT_BEHIND_SECONDS = 2.0
+"""What cancelling runs and closing plugins may take when the time of a shutdown is over."""
 REVIVE_SECONDS = 5.0
 """At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
@@ -116,6 +118,7 @@ class Mill:
         self._patience = 0.0
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
+        self._blocked = False
         self.history = History(self.submit)
         self.counts: dict[tuple[str, str, str], int] = {}
         self.loop = asyncio.new_event_loop()
@@ -538,8 +541,9 @@ class Mill:
         if not self._thread.is_alive():
             return True
         try:
-            clean: bool = self.run(self._stop(timeout)).result(timeout + 10)
-        except TimeoutError:  # a hook blocks the loop itself
+            clean: bool = self.run(self._stop(timeout)).result(timeout + LEFT_BEHIND_SECONDS)
+        except TimeoutError:  # a hook blocks the loop itself: nothing that is asked of it will be done
+            self._blocked = True
             return False
         return clean
 
@@ -547,7 +551,8 @@ class Mill:
         """Ends the loop and its thread; what still runs there is a daemon's business."""
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(2.0)
+            if not self._blocked:
+                self._thread.join(2.0)
 
     async def _stop(self, timeout: float) -> bool:
         self._stopping = True

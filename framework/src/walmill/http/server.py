@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from walmill.auth.tokens import Token, ensure_token_file, hash_token
 from walmill.collector import calm_collector
@@ -25,6 +25,7 @@ from walmill.errors import InvalidRequest, Unavailable
 from walmill.http.app import build
 from walmill.http.auth import Auth
 from walmill.http.declared import create_declared
+from walmill.http.problems import send_json
 from walmill.http.site import Site
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
@@ -60,9 +61,38 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
+class _CutOff:
+    """Answers requests that uvicorn cancels, because they did not end within the time of the shutdown.
+
+    uvicorn by itself would say 500 without a reason, and log a traceback as if it were an error of ours.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            log.warning("a request did not end in time and is cut off", method=scope["method"], path=scope["path"])
+            if started:  # only a broken connection tells the caller that the answer is not whole
+                return
+            said = "the server is stopping, and the request did not end in time; it may or may not have taken effect"
+            await send_json(send, 503, {"error": said}, {"retry-after": "1", "connection": "close"})
+
+
 def _server(app: ASGIApp, ready: Callable[[], None], grace: float) -> _Server:
     config = uvicorn.Config(
-        app,
+        _CutOff(app),
         log_config=None,
         log_level="warning",
         access_log=False,
