@@ -184,32 +184,32 @@ def _bomb() -> bytes:
     return stream(pa.table({"s": dictionary}))
 
 
-@pytest.mark.parametrize(
-    ("url", "body", "status", "said"),
-    [
-        (f"{ARROW}&tags=", b"", 400, "incoming write was empty"),
-        (f"{ROWS}&tags=", b"", 400, "incoming write was empty"),
-        (f"{ARROW}&tags=", b"garbage", 400, "is not an Arrow IPC stream"),
-        (f"{ARROW}&tags=", stream(TABLE)[:-40], 400, "or it is damaged"),
-        (f"{ARROW}&tags=", _bomb(), 413, "one request may bring 33,554,432"),
-        (f"{ARROW}&tags=", stream(pa.table({"n": pa.nulls(10**7)})), 413, "has 10,000,000 rows"),
-        (f"{ARROW}&tags=", stream(pa.table({f"c{n}": [1] for n in range(502)})), 422, "has 502 columns"),
-        (f"{ARROW}&tags=", stream(pa.table({f"c{n}": [1] for n in range(501)})), 422, "limit of 500 columns"),
-        (f"{ARROW}&tags=", stream(pa.table({"v": [[1]]})), 400, "column 'v': it is list"),
-        (f"{ARROW}&tags=", b"x" * 100_001, 413, "over the limit of 100000 bytes"),
-        (f"{ARROW}&tags=&accept_partial=true", stream(TABLE), 400, "written whole or not at all"),
-        (ARROW, stream(TABLE), 400, "the table 't' is new: name the columns that are tags"),
-        (ROWS, b'[{"v":1}]', 400, "the table 't' is new: name the columns that are tags"),
-        (f"{ROWS}&tags=", b'[{"v":1},', 400, "row 2: Expecting value"),
-        (f"{ROWS}&tags=time", b'[{"v":1}]', 400, "'time' is a reserved column"),
-        (f"{ROWS}&tags=&no_sync=maybe", b'[{"v":1}]', 400, "no_sync='maybe' is neither true nor false"),
-        ("/api/v3/write_rows?db=d", b"[]", 400, "the query parameter table is missing"),
-        ("/api/v3/write_arrow", b"[]", 400, "the query parameter db and the query parameter table is missing"),
-        ("/api/v3/write_rows?db=_d&table=t", b"[]", 400, "did not start with a number or letter"),
-        ("/api/v3/write_rows?db=d&table=", b"[]", 400, "the table name is empty"),
-        ("/api/v3/write_rows?db=d&table=%ff", b"[]", 400, "the query string is not UTF-8"),
-    ],
-)
+REFUSED: list[tuple[str, bytes, int, str]] = [
+    (f"{ARROW}&tags=", b"", 400, "incoming write was empty"),
+    (f"{ROWS}&tags=", b"", 400, "incoming write was empty"),
+    (f"{ARROW}&tags=", b"garbage", 400, "is not an Arrow IPC stream"),
+    (f"{ARROW}&tags=", stream(TABLE)[:-40], 400, "or it is damaged"),
+    (f"{ARROW}&tags=", _bomb(), 413, "one request may bring 33,554,432"),
+    (f"{ARROW}&tags=", stream(pa.table({"n": pa.nulls(10**7)})), 413, "has 10,000,000 rows"),
+    (f"{ARROW}&tags=", stream(pa.table({f"c{n}": [1] for n in range(502)})), 422, "has 502 columns"),
+    (f"{ARROW}&tags=", stream(pa.table({f"c{n}": [1] for n in range(501)})), 422, "limit of 500 columns"),
+    (f"{ARROW}&tags=", stream(pa.table({"v": [[1]]})), 400, "column 'v': it is list"),
+    (f"{ARROW}&tags=", b"x" * 100_001, 413, "over the limit of 100000 bytes"),
+    (f"{ARROW}&tags=&accept_partial=true", stream(TABLE), 400, "written whole or not at all"),
+    (ARROW, stream(TABLE), 400, "the table 't' is new: name the columns that are tags"),
+    (ROWS, b'[{"v":1}]', 400, "the table 't' is new: name the columns that are tags"),
+    (f"{ROWS}&tags=", b'[{"v":1},', 400, "row 2: Expecting value"),
+    (f"{ROWS}&tags=time", b'[{"v":1}]', 400, "'time' is a reserved column"),
+    (f"{ROWS}&tags=&no_sync=maybe", b'[{"v":1}]', 400, "no_sync='maybe' is neither true nor false"),
+    ("/api/v3/write_rows?db=d", b"[]", 400, "the query parameter table is missing"),
+    ("/api/v3/write_arrow", b"[]", 400, "the query parameter db and the query parameter table is missing"),
+    ("/api/v3/write_rows?db=_d&table=t", b"[]", 400, "did not start with a number or letter"),
+    ("/api/v3/write_rows?db=d&table=", b"[]", 400, "the table name is empty"),
+    ("/api/v3/write_rows?db=d&table=%ff", b"[]", 400, "the query string is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("url", "body", "status", "said"), REFUSED, ids=[said for *_, said in REFUSED])
 def test_what_is_refused(client: TestClient, engine: Engine, url: str, body: bytes, status: int, said: str) -> None:
     answer = client.post(url, content=body)
     assert (answer.status_code, said in answer.json().get("error", "") + str(answer.json().get("data"))) == (
@@ -219,7 +219,11 @@ def test_what_is_refused(client: TestClient, engine: Engine, url: str, body: byt
     assert engine.databases() == []
 
 
-@pytest.mark.parametrize(("url", "body"), [(ROWS, b"[]"), (ROWS, b"\n"), (ARROW, stream(TABLE.slice(0, 0)))])
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [(ROWS, b"[]"), (ROWS, b"\n"), (ARROW, stream(TABLE.slice(0, 0)))],
+    ids=["array", "lines", "stream"],
+)
 def test_no_rows_make_nothing(client: TestClient, engine: Engine, url: str, body: bytes) -> None:
     assert client.post(f"{url}&tags=host", content=body).status_code == 204
     assert engine.databases() == []
