@@ -59,7 +59,6 @@ def fresh(tmp_path: Path, wheels: Path, third_party: Path) -> Mapping[str, str]:
         "VIRTUAL_ENV": str(home),
         "WALMILL_HTTP_BIND": f"127.0.0.1:{port}",
         "WALMILL_HOST_URL": f"http://127.0.0.1:{port}",
-        "WALMILL_DATA_DIR": str(tmp_path / "data"),
         "PIP_NO_INDEX": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "NO_COLOR": "1",

@@ -378,6 +378,30 @@ def test_on_commit_is_called_after_the_commit_and_not_after_a_failure(bench: Ben
     assert "give a function" in bench.fails(lambda ctx: ctx.on_commit(7))
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        lambda ctx: ctx.write("cpu v=1 1"),
+        lambda ctx: ctx.cache.put("k", 1),
+        lambda ctx: ctx.cache.shared.incr("k"),
+        lambda ctx: ctx.cache.delete("k"),
+        lambda ctx: ctx.checkpoint(),
+    ],
+)
+def test_what_comes_after_the_commit_is_refused_and_not_forgotten(bench: Bench, late: Hook) -> None:
+    """A callback of on_commit, or a thread that the plugin left behind, would think that it was kept."""
+    refused: list[str] = []
+
+    def callback(ctx: Any) -> None:
+        with pytest.raises(WriteError) as caught:
+            late(ctx)
+        refused.append(str(caught.value))
+
+    bench.run(lambda ctx: (ctx.cache.put("k", 0), ctx.on_commit(lambda: callback(ctx))))
+    assert "the hook has returned" in refused[0]
+    assert bench.run(lambda ctx: (ctx.cache.get("k"), ctx.cache.shared.get("k"))) == (0, None)
+
+
 # ---- words
 
 
@@ -466,6 +490,20 @@ def test_a_run_may_say_so_many_lines(wait: Wait) -> None:
 
         wait(lambda: len(lines()) == 5)
         assert any("its limit" in line for line in lines())
+
+
+def test_many_long_lines_are_all_kept(wait: Wait) -> None:
+    """Together they are larger than a commit may be: they go in several blocks."""
+    with Engine.open(discover_plugins=False) as engine:
+        bench = Bench(engine)
+        bench.make()
+        bench.run(lambda ctx: [print("y" * 60_000) for _ in range(700)])
+        wait(lambda: "_internal" in engine.databases() and "logs" in engine.view().tables_of("_internal"))
+        wait(lambda: engine.view().tables_of("_internal")["logs"].num_rows == 700)
+
+
+def test_a_bad_log_call_does_not_fail_the_run(bench: Bench) -> None:
+    bench.run(lambda ctx: ctx.log.info("%d rows", "many"))
 
 
 # ---- instances

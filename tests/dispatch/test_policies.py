@@ -137,15 +137,63 @@ def test_what_a_plugin_says(engine: Engine, wait: Wait, signal: Exception, statu
         wait(lambda: engine.trigger("d", "t")["reason"] == "enough")
 
 
-@pytest.mark.parametrize("exception", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), BaseException("odd")])
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        SystemExit(1), KeyboardInterrupt(), GeneratorExit(), BaseException("odd"), StopIteration(), Mute(),
+        ValueError("a lone surrogate: \ud800"), RetryLater(after=float("nan")), RetryLater(after="soon"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
 def test_a_plugin_may_raise_anything(engine: Engine, wait: Wait, exception: BaseException) -> None:
     def odd(batch: Any, ctx: Any) -> None:
+        ctx.log.info("said \udc80")
         raise exception
 
     trigger(engine, odd, attempts=1)
     engine.write("cpu v=1 1", database="d")
     wait(lambda: engine.run_counts.get(("d", "t", "failed")) == 1)
+    wait(lambda: settled(engine) and "_internal" in engine.databases())
     assert engine.write("cpu v=1 2", database="d").rows == 1
+    wait(lambda: {"logs", "runs"} <= set(engine.view().tables_of("_internal")))
+    assert "said ?" in engine.query("SELECT text FROM logs", database="_internal").column(0).to_pylist()
+    errors = engine.query("SELECT error FROM runs", database="_internal").column(0).to_pylist()
+    assert errors[0].startswith((type(exception).__name__, "RetryLater(after="))
+
+
+async def helper() -> None:
+    pass
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "async generator"])
+def test_a_hook_of_which_nothing_ran_has_failed(engine: Engine, wait: Wait, kind: str) -> None:
+    """Else its batch would be done with, and nobody would know."""
+
+    class Coroutine:
+        @hookimpl
+        def on_write(self, batch: Any, ctx: Any) -> Any:
+            return helper()
+
+    class Generator:
+        @hookimpl
+        def on_write(self, batch: Any, ctx: Any) -> Any:
+            yield batch
+
+    class AsyncGenerator:
+        @hookimpl
+        async def on_write(self, batch: Any, ctx: Any) -> Any:
+            yield batch
+
+    plugins = {"coroutine": Coroutine, "generator": Generator, "async generator": AsyncGenerator}
+    engine.register(plugins[kind], name="t")
+    engine.create_trigger(database="d", name="t", plugin="t", spec="table:cpu", policy="disable")
+    engine.write("cpu v=1 1", database="d")
+    wait(lambda: engine.trigger("d", "t")["disabled"])
+    assert ("async def" if kind == "coroutine" else "yield") in engine.trigger("d", "t")["reason"]
 
 
 def test_two_triggers_on_all_tables_come_to_rest(engine: Engine, wait: Wait) -> None:

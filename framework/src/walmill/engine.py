@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import structlog
 from attrs import evolve, frozen
 
 from walmill.auth.tokens import hash_token, new_token, write_token_file
@@ -34,6 +33,7 @@ from walmill.ingest.precision import Precision, parse_precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
 from walmill.model.catalog import INTERNAL, Token, create_database, put_token
 from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
 from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
@@ -55,7 +55,7 @@ from walmill_hookspecs.context import WriteData
 if TYPE_CHECKING:
     import pyarrow as pa
 
-log = structlog.get_logger("walmill.engine")
+log = get_logger("walmill.engine")
 
 
 @frozen

@@ -7,6 +7,21 @@ value, gives the bound and the remedy.
 from __future__ import annotations
 
 
+def told(value: object) -> str:
+    """The text of a value that somebody else's code made, such as an exception of a plugin: never raises, always UTF-8."""
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - its own __str__ may raise anything
+        text = f"(its text could not be made: {type(error).__name__})"
+    return text.encode("utf-8", "replace").decode()
+
+
+def described(error: BaseException) -> str:
+    """An exception as kind and message, in one line."""
+    text = " ".join(told(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class WalmillError(Exception):
     """Base of all errors that the engine raises on purpose.
 

@@ -333,16 +333,14 @@ def _newest(directory: Path) -> float | None:
 
 
 def lock_state(directory: Path) -> tuple[bool, str | None]:
-    """Whether another process has the directory, and what its lock says of it."""
-    if not directory.is_dir() or not os.access(directory, os.W_OK):
-        return False, None
-    from walmill.fs.lock import DirectoryLock
+    """Whether a process has the directory, and what its lock says of it."""
+    from walmill.fs.lock import holder
 
     try:
-        DirectoryLock.acquire(directory).release()
-    except WalmillError as error:
-        return True, error.message
-    return False, None
+        found = holder(directory)
+    except OSError:  # not ours to look at: the check of the directory says so
+        found = None
+    return found is not None, found
 
 
 def _answer(host: str, port: int) -> str | None:

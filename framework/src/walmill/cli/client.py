@@ -214,8 +214,11 @@ class Client:
         try:
             body = json.loads(response.content)
         except ValueError:
-            text = " ".join(response.text.split())
-            message = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            if "html" in response.headers.get("content-type", ""):
+                message = f"the server at {self.url} answered {code} with a web page; is a Walmill there?"
+            else:
+                text = " ".join(response.text.split())
+                message = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
         if isinstance(body, dict) and isinstance(body.get("error"), str):
             message = body["error"]
         if code == 401:

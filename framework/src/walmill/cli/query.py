@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from walmill.cli.options import database_option, server_options
+from walmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,12 @@ _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "par
     help="How to print it; else what the name of the output file says, else pretty.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-@click.option("-f", "--file", type=click.Path(path_type=Path, allow_dash=True), help="Read the SQL from this file.")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True),
+    help="Read the SQL from this file.",
+)
 @click.option(
     "--param",
     "params",
@@ -129,7 +135,13 @@ def _target(output: Path | None) -> Iterator[IO[bytes]]:
         return
     partial = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        try:
+            file = partial.open("wb")
+        except OSError as error:
+            raise InvalidRequest(
+                f"the file {str(output)!r} cannot be written: {error.strerror}; name another"
+            ) from None
+        with file:
             yield file
         partial.replace(output)
     finally:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from walmill.settings.load import CONFIG_VARIABLE, load_settings
+from walmill.settings.load import CONFIG_VARIABLE, load_settings, unknown_variables
 from walmill.settings.model import CONFIG_FILE, SETTINGS, SettingInfo, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,9 +62,11 @@ def serve(*, config: Path | None, **flags: Any) -> int | None:
     A flag goes before the environment, the environment before the settings file, and that before the default.
     """
     settings = settings_from(config, flags)
-    from walmill.observe.log import configure
+    from walmill.observe.log import configure, get_logger
 
     configure(level=settings.log_level, style=settings.log_format)
+    for problem in unknown_variables(os.environ):
+        get_logger("walmill.serve").warning("a variable of the environment is no setting", problem=problem)
     from walmill.http.server import run
 
     return run(settings)

@@ -118,7 +118,10 @@ class PluginLogger(logging.Logger):
         self._voice = voice
 
     def handle(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - as everywhere with logging, a bad log call must not fail the run
+            text = f"{record.msg} {record.args} (the message could not be made: {error})"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         self._voice.line(record.levelname, text)

@@ -88,7 +88,7 @@ class RunState:
         chain: The chain of what it was given.
         cancelled: Why it is to end; None while it may go on.
         stopping: Whether it should end soon.
-        streaming: Whether its commit is made and only its answer still streams.
+        closed: Whether the hook has returned: what it would write from now on joins no commit any more.
     """
 
     host: RunHost
@@ -106,7 +106,7 @@ class RunState:
     chain: tuple[int, ...] = ()
     cancelled: str | None = None
     stopping: bool = False
-    streaming: bool = False
+    closed: bool = False
     committed_rows: int = 0
     callbacks: list[Callable[[], Any]] = field(factory=list)
     _effects: Effects | None = field(init=False, default=None)
@@ -125,7 +125,15 @@ class RunState:
         if self._cache is None:
             space = self.view.state.space(trigger_space(self.trigger.id))
             self._cache = RunCache(space, now=self.now, limit=self.limits.state_bytes, shared=self._shared_cache)
+            if self.closed:
+                self._cache.close()
         return self._cache
+
+    def close(self) -> None:
+        """The hook has returned: nothing joins the run's commit any more, and whoever tries is told."""
+        self.closed = True
+        if self._cache is not None:
+            self._cache.close()
 
     def take_rows(self) -> list[tuple[str, TableRows]]:
         """The rows written so far; they are forgotten here."""
@@ -238,8 +246,8 @@ class _Base:
     ) -> None:
         state = self._state
         state.check()
-        if state.streaming:
-            raise WriteError("the commit of this run is made and its answer streams; only ctx.write_now can write now")
+        if state.closed:
+            raise WriteError("the hook has returned and its commit is made; only ctx.write_now can write now")
         name = self._writable(database)
         state.effects.add(name, state.effects.convert(name, data, table, tags))
 
@@ -288,6 +296,10 @@ class _Base:
     def _checkpoint(self, through: int | None) -> RunEffect:
         state = self._state
         state.check()
+        if state.closed:
+            raise WriteError(
+                "the hook has returned and its commit is made; there is nothing for ctx.checkpoint to commit"
+            )
         consumed = None
         if through is not None:
             if state.consumed is None:

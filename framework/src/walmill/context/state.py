@@ -8,7 +8,7 @@ from typing import Any
 
 from walmill.cache.state import Space, Wish, weight
 from walmill.cache.values import decode, encode
-from walmill_hookspecs import LimitExceeded
+from walmill_hookspecs import LimitExceeded, WriteError
 
 KEY_BYTES = 1024
 """A key is at most this long."""
@@ -32,10 +32,21 @@ class RunCache:
         self._size = space.size
         self._make_shared = shared
         self._shared: RunCache | None = None
+        self._closed = False
 
     def wishes(self) -> list[Wish]:
         """What the run wants changed, in the order in which keys were first touched."""
         return list(self._wishes.values())
+
+    def close(self) -> None:
+        """The hook has returned: the state can be read, and a change is refused, since no commit would hold it."""
+        self._closed = True
+        if self._shared is not None:
+            self._shared.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WriteError("the hook has returned and its commit is made; ctx.cache cannot be changed any more")
 
     def rebase(self, space: Space) -> None:
         """Starts again on a space in which the wishes are done."""
@@ -63,6 +74,7 @@ class RunCache:
 
     def put(self, key: str, value: Any, *, ttl: float | timedelta | None = None) -> None:
         """See `walmill_hookspecs.Cache.put`."""
+        self._check_open()
         _checked(key)
         expires = None
         if ttl is not None:
@@ -78,6 +90,7 @@ class RunCache:
 
     def delete(self, key: str) -> bool:
         """See `walmill_hookspecs.Cache.delete`."""
+        self._check_open()
         there = self._value(_checked(key)) is not None
         self._grow(key, 0)
         if key in self._space.entries:
@@ -88,6 +101,7 @@ class RunCache:
 
     def incr(self, key: str, by: int = 1) -> int:
         """See `walmill_hookspecs.Cache.incr`."""
+        self._check_open()
         value = self.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"the key {key!r} holds {value!r}; incr needs an int")
@@ -113,6 +127,8 @@ class RunCache:
             return self
         if self._shared is None:
             self._shared = self._make_shared()
+            if self._closed:
+                self._shared.close()
         return self._shared
 
     @property
@@ -147,6 +163,9 @@ class RunCache:
 def _checked(key: str) -> str:
     if not isinstance(key, str):
         raise TypeError(f"the key {key!r} is a {type(key).__name__}; keys of ctx.cache are str")
-    if not key or len(key.encode()) > KEY_BYTES:
-        raise ValueError(f"the key {key[:40]!r} has {len(key.encode())} bytes; keys have 1 to {KEY_BYTES:,}")
+    size = len(key.encode("utf-8", "surrogatepass"))
+    if not 1 <= size <= KEY_BYTES:
+        raise ValueError(f"the key {key[:40]!r} has {size} bytes; keys have 1 to {KEY_BYTES:,}")
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise ValueError(f"the key {key[:40]!r} holds a lone surrogate; keys are valid Unicode")
     return key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shlex
 import signal
 import tempfile
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 from attrs import define, field
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -101,9 +104,11 @@ def run(
     with tempfile.TemporaryDirectory(prefix="walmill-demo-") as temporary:
         directory = data_dir if data_dir is not None else Path(temporary)
         try:
+            if output is not None and not output.parent.is_dir():
+                raise DemoFailure(f"the picture cannot be put into {str(output.parent)!r}, which is no directory")
             return _run(console, directory, output or directory / "chart.png", exit=exit, speed=speed, port=port)
         except (DemoFailure, WalmillError, OSError) as error:
-            console.print(f"[bold red]The demo failed:[/] {error}")
+            console.print(f"[bold red]The demo failed:[/] {escape(str(error))}", soft_wrap=True)
             return 1
 
 
@@ -112,9 +117,9 @@ def _run(console: Console, directory: Path, picture: Path, *, exit: bool, speed:
     with Engine.open(options) as engine, serving(engine, "127.0.0.1", port) as url:
         calm_collector()
         client = Client.local(url, directory)
-        console.print(f"[bold]Walmill[/] serves [cyan]{url}[/], data in {directory}")
+        console.print(f"[bold]Walmill[/] serves [cyan]{url}[/], data in {escape(str(directory))}", soft_wrap=True)
         data = observations(time.time_ns())
-        _create(client, console)
+        _create(client, console, directory)
         show = _Show()
         _replay(client, console, data, show, None if exit else DAY_SECONDS / max(speed, 1e-6))
         if exit:
@@ -126,20 +131,23 @@ def _run(console: Console, directory: Path, picture: Path, *, exit: bool, speed:
         _report(client, console, data, show, points, picture)
         if show.problems:
             for problem in show.problems:
-                console.print(f"[bold red]Failed:[/] {problem}")
+                console.print(f"[bold red]Failed:[/] {escape(problem)}", soft_wrap=True)
             return 1
         console.print("[bold green]Everything read back is what was written.[/]")
         if not exit:
-            _serve_on(console, url, directory)
+            _serve_on(console, url, directory, picture)
     return 0
 
 
-def _create(client: Client, console: Console) -> None:
-    client.create_database(DATABASE, if_missing=True)
-    there = {one["trigger_name"] for one in client.triggers(DATABASE)}
+def _create(client: Client, console: Console, directory: Path) -> None:
+    if any(one["db"] == DATABASE for one in client.databases()):
+        raise DemoFailure(
+            f"{directory} has a database {DATABASE!r} already, and the demo compares what it writes with all that is there: name "
+            f"another --data-dir, or look at this one with `walmill serve --data-dir {shlex.quote(str(directory))}`"
+        )
+    client.create_database(DATABASE)
     for trigger in TRIGGERS:
-        if trigger["trigger_name"] not in there:
-            client.create_trigger({"db": DATABASE, **trigger})
+        client.create_trigger({"db": DATABASE, **trigger})
     console.print(f"Triggers: {', '.join(str(one['trigger_name']) for one in TRIGGERS)}")
 
 
@@ -295,13 +303,19 @@ def _short_time(nanoseconds: int) -> str:
     return f"{nanoseconds / 1e6:.1f}ms" if nanoseconds < 1_000_000_000 else f"{nanoseconds / 1e9:.1f}s"
 
 
-def _serve_on(console: Console, url: str, directory: Path) -> None:
-    console.print(
-        f"\nIt goes on serving; Ctrl-C ends it. Look around:\n"
-        f"  walmill --help\n"
-        f"  walmill query -H {url} --data-dir {directory} -d {DATABASE} 'SELECT * FROM weather_1d ORDER BY time DESC LIMIT 5'\n"
-        f"  walmill show triggers -H {url} --data-dir {directory} -d {DATABASE}"
+def _serve_on(console: Console, url: str, directory: Path, picture: Path) -> None:
+    walmill = "uv run walmill" if os.environ.get("UV") else "walmill"  # `uv run` says so to what it runs
+    where = f"-H {url} --data-dir {shlex.quote(str(directory))} -d {DATABASE}"
+    lines = (
+        "",
+        f"The picture is {picture}.",
+        "It goes on serving; Ctrl-C ends it. Look around, in another terminal:",
+        f"  {walmill} --help",
+        f"  {walmill} query {where} 'SELECT * FROM weather_1d ORDER BY time DESC LIMIT 5'",
+        f"  {walmill} show triggers {where}",
     )
+    for line in lines:  # whole, however narrow the terminal is, so that it can be copied
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     _until_interrupted()
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from walmill.context.local import to_datetime
+from walmill.errors import told
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_rows
 from walmill.model.catalog import INTERNAL
@@ -23,7 +24,11 @@ from walmill_hookspecs.types import RunStatus
 
 BLOCK_SECONDS = 0.25
 BLOCK_ROWS = 20_000
-"""More rows than this are not kept waiting: the oldest are written at once."""
+"""Of the runs that wait, a block takes at most so many; the next one follows at once."""
+BLOCK_CHARACTERS = 4 * 2**20
+"""Of the lines that wait, a block takes so much text: as UTF-8 it may be four times as many bytes."""
+WAITING_CHARACTERS = 64 * 2**20
+"""More text than this does not wait: lines that come faster than the log takes them are left out, and counted."""
 TEXT_LIMIT = 65_536
 
 RUNS = TableSchema(
@@ -97,6 +102,7 @@ class History:
         self._runs: list[RunRow] = []
         self._logs: list[dict[str, Any]] = []
         self._last = 0
+        self._characters = 0
         self._asked = False
         self.dropped = 0
 
@@ -115,35 +121,47 @@ class History:
     def log(self, database: str, trigger: str, run_id: str, time: int, level: str, text: str) -> None:
         """Takes a line that a run said; from any thread."""
         with self._lock:
+            if self._characters > WAITING_CHARACTERS:
+                self.dropped += 1
+                return
+            self._characters += min(len(text), TEXT_LIMIT) + len(run_id)
             self._logs.append(
                 {
                     "database": database,
                     "trigger": trigger,
                     "level": level,
-                    "text": text[:TEXT_LIMIT] or " ",
+                    "text": told(text[:TEXT_LIMIT]) or " ",
                     "run_id": run_id,
                     "time": self._unique(time),
                 }
             )
         self._ask()
 
-    def _ask(self) -> None:
-        """Has the rows written with the next frame, or in a quarter of a second."""
+    def _ask(self, *, at_once: bool = False) -> None:
+        """Has the rows written with the next frame, or in a quarter of a second at the latest."""
         with self._lock:
             if self._asked:
                 return
             self._asked = True
         try:
-            self._submit(_Block(self), None)
+            self._submit(_Block(self, 0.0 if at_once else BLOCK_SECONDS), None)
         except Exception:  # noqa: BLE001 - the engine is shutting down: these rows are those that may be lost
             self.dropped += len(self._runs) + len(self._logs)
 
     def take(self) -> list[tuple[str, TableRows]]:
-        """The rows that wait, as tables."""
+        """The rows that wait, as tables: as many as one block holds, oldest first; for the others another one is asked for."""
         with self._lock:
-            runs, self._runs = self._runs, []
-            logs, self._logs = self._logs, []
+            runs, self._runs = self._runs[:BLOCK_ROWS], self._runs[BLOCK_ROWS:]
+            count, size = 0, 0
+            while count < len(self._logs) and size <= BLOCK_CHARACTERS:
+                size += len(self._logs[count]["text"]) + len(self._logs[count]["run_id"])
+                count += 1
+            logs, self._logs = self._logs[:count], self._logs[count:]
+            self._characters = max(0, self._characters - size)
             self._asked = False
+            more = bool(self._runs or self._logs)
+        if more:
+            self._ask(at_once=True)
         found = []
         if runs:
             rows = [(*row[:-2], row.error and row.error[:TEXT_LIMIT], self._unique(row.time)) for row in runs]
@@ -156,8 +174,8 @@ class History:
 class _Block(RowsWrite):
     """The rows that wait when the committer comes to them: one block, however many runs there were."""
 
-    def __init__(self, history: History) -> None:
-        super().__init__((), source="engine", lazy=BLOCK_SECONDS)
+    def __init__(self, history: History, lazy: float) -> None:
+        super().__init__((), source="engine", lazy=lazy)
         self._history = history
 
     def prepare(self, draft: Any) -> Any:

@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from concurrent.futures import Executor as Pool
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
 from walmill.clock import Clock
 from walmill.context.local import Limits
 from walmill.dispatch.consumer import Item
@@ -26,11 +24,12 @@ from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
-from walmill.errors import NotFound, Unavailable, WalmillError
+from walmill.errors import NotFound, Unavailable, WalmillError, described
 from walmill.isolation.base import Executor
 from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
 from walmill.plugins.binding import Binding
 from walmill.plugins.call import call
 from walmill.plugins.registry import Registry
@@ -62,7 +61,7 @@ LEFT_BEHIND_SECONDS = 2.0
 REVIVE_SECONDS = 5.0
 """At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
-log = structlog.get_logger("walmill.mill")
+log = get_logger("walmill.mill")
 Ask = Callable[[View, str, str, Mapping[str, Any] | None], Any]
 
 
@@ -215,7 +214,7 @@ class Mill:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                log.warning("on_run_end failed", plugin=name, error=f"{type(error).__name__}: {error}")
+                log.warning("on_run_end failed", plugin=name, error=described(error))
 
     def say(self, database: str, trigger: str, run_id: str, level: str, text: str) -> None:
         """Takes a line that a run said: to the server's log at once, to `_internal.logs` with the next block."""

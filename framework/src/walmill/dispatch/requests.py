@@ -9,18 +9,18 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-import structlog
 from attrs import define, field
 
 from walmill.dispatch.replies import Answer, answer_of, piece_of
 from walmill.dispatch.station import Ended, Event, Station
-from walmill.errors import InvalidRequest, PluginFailure, Unavailable, WalmillError
+from walmill.errors import InvalidRequest, PluginFailure, Unavailable, WalmillError, described
+from walmill.observe.log import get_logger
 from walmill_hookspecs import HTTPError, Request
 
 QUEUE = 64
 """So many requests wait for a place at a trigger; the next one is answered 503."""
 
-log = structlog.get_logger("walmill.dispatch")
+log = get_logger("walmill.dispatch")
 
 
 @define(eq=False)
@@ -196,7 +196,6 @@ class RequestDesk:
         """The pieces of a streamed answer."""
         state, worker = ended.state, self.station.worker
         assert state is not None
-        state.streaming = True
         try:
             if worker is None:
                 return
@@ -206,4 +205,4 @@ class RequestDesk:
         except (GeneratorExit, asyncio.CancelledError, WalmillError):
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin must not end the mill's loop
-            raise self._failure(ended, f"{type(error).__name__}: {error}") from None
+            raise self._failure(ended, described(error)) from None

@@ -8,7 +8,6 @@ import time
 from datetime import tzinfo
 from typing import Any, Protocol
 
-import structlog
 from attrs import evolve, frozen
 
 from walmill.context.local import to_datetime
@@ -17,13 +16,14 @@ from walmill.dispatch.station import Ended, Event, Station
 from walmill.errors import Conflict, InvalidRequest, NotFound
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
 from walmill.schedule.plan import Due, Schedule, Timeline
 from walmill.store.view import View
 from walmill.triggers.spec import CronSpec, EverySpec
 from walmill.units import format_time
 from walmill_hookspecs import Tick
 
-log = structlog.get_logger("walmill.schedules")
+log = get_logger("walmill.schedules")
 
 
 class ScheduleHost(Protocol):

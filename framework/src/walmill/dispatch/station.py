@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-import structlog
 from attrs import define, field
 
 from walmill.cache.state import Wish
@@ -17,10 +17,11 @@ from walmill.context.capture import Voice
 from walmill.context.local import Limits, RunHost, RunState
 from walmill.dispatch.history import RunRow
 from walmill.dispatch.verdict import judge
-from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError
+from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError, described, told
 from walmill.isolation.base import Called, Executor, Gate, Worker
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
 from walmill.store.commit import Source
 from walmill.store.draft import SchemaConflict
 from walmill.store.submission import RunEffect, Stale, Ticket
@@ -28,7 +29,7 @@ from walmill.store.view import View
 from walmill.triggers.spec import Spec
 from walmill_hookspecs import BadSettings, Run, TriggerInfo
 
-log = structlog.get_logger("walmill.dispatch")
+log = get_logger("walmill.dispatch")
 
 _boot = f"{int(time.time() * 1e6):x}{os.getpid():x}"
 _numbers = itertools.count(1)
@@ -214,11 +215,11 @@ class Station:
                     )
                     self.blocked = None
                 except (WalmillError, BadSettings) as error:
-                    self.blocked = str(error)
+                    self.blocked = told(error)
                     self._host.blocked()
-                    return Ended(end="failed", error=f"{type(error).__name__}: {error}", exception=error)
+                    return Ended(end="failed", error=described(error), exception=error)
                 except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
-                    self.blocked = f"{type(error).__name__}: {error}"
+                    self.blocked = described(error)
                     self._host.blocked()
                     return Ended(end="failed", error=self.blocked, exception=error)
             if not self._started and "on_startup" in self._worker.hooks:
@@ -274,6 +275,7 @@ class Station:
         )
 
     async def _finish(self, event: Event, state: RunState, called: Called) -> Ended:
+        state.close()
         verdict = judge(called)
         first = None
         if event.consumed is not None and state.consumed is not None and state.consumed[0] != event.consumed[0]:
@@ -296,6 +298,11 @@ class Station:
                 ended.result = event.accept(called.result)
             except PluginFailure as error:
                 ended.end, ended.error = "failed", error.message
+                return ended
+        elif called.result is not None:
+            problem = not_run(event.hook, called.result)
+            if problem is not None:
+                ended.end, ended.error = "failed", problem
                 return ended
         rows, wishes = state.take_rows(), state.wishes()
         consumed = state.consumed
@@ -356,7 +363,7 @@ class Station:
                 if asyncio.iscoroutine(result):
                     await result
             except Exception as error:  # noqa: BLE001 - the run is committed; its callback cannot undo that
-                state.voice.line("ERROR", f"a callback of on_commit failed: {type(error).__name__}: {error}")
+                state.voice.line("ERROR", f"a callback of on_commit failed: {described(error)}")
 
     def _record(self, event: Event, ended: Ended, state: RunState | None, started: int, stopped: int) -> None:
         status = _STATUS[ended.end]
@@ -413,6 +420,16 @@ class Station:
     def key(self, suffix: str) -> str:
         """A key for runs of this trigger."""
         return f"{self.database}.{self.trigger.name}:{suffix}"
+
+
+def not_run(hook: str, result: object) -> str | None:
+    """Why a hook that returned this did nothing of what its author wrote; None for any other value, which means nothing."""
+    if inspect.iscoroutine(result):
+        result.close()
+        return f"{hook} returned a coroutine that nobody awaits: write `async def {hook}`, or await it"
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        return f"{hook} has a `yield`, so calling it ran nothing of it: take the yield out"
+    return None
 
 
 _END: dict[str, End] = {

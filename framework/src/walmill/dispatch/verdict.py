@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from attrs import frozen
 
+from walmill.errors import described, told
 from walmill.isolation.base import Called
-from walmill_hookspecs import BadSettings, DisableTrigger, HTTPError, RetryLater, RunCancelled, SkipBatch
+from walmill_hookspecs import DisableTrigger, HTTPError, RetryLater, RunCancelled, SkipBatch
 
 Kind = Literal["ok", "skip", "retry_later", "disable", "failed", "cancelled", "answered"]
 
@@ -37,16 +39,16 @@ def judge(called: Called) -> Verdict:
         return _OK
     match error:
         case SkipBatch():
-            return Verdict("skip", error.reason or None)
+            return Verdict("skip", told(error.reason) or None)
         case RetryLater():
-            return Verdict("retry_later", error.reason or "the plugin asked for another try", error.after)
+            after: object = error.after
+            if after is not None and not (isinstance(after, int | float) and math.isfinite(after) and after >= 0):
+                return Verdict("failed", f"RetryLater(after={told(after)}): give seconds from 0 on, or a timedelta")
+            return Verdict("retry_later", told(error.reason) or "the plugin asked for another try", after)
         case DisableTrigger():
-            return Verdict("disable", error.reason)
+            return Verdict("disable", told(error.reason))
         case HTTPError():
-            return Verdict("answered", str(error))
+            return Verdict("answered", told(error))
         case RunCancelled():
-            return Verdict("cancelled", str(error))
-        case BadSettings():
-            return Verdict("failed", f"BadSettings: {error}")
-    text = " ".join(str(error).split())
-    return Verdict("failed", f"{type(error).__name__}: {text}" if text else type(error).__name__)
+            return Verdict("cancelled", told(error))
+    return Verdict("failed", described(error))

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import structlog
-
 from walmill.dispatch.batches import write_batch
 from walmill.dispatch.consumer import (
     Batch,
@@ -37,6 +35,7 @@ from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME
 from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
 from walmill.store.commit import Commit
 from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
@@ -52,7 +51,7 @@ ERROR_CHARACTERS = 4096
 UNBURIED_SECONDS = 60.0
 """A batch whose letters the log does not take is run again after so long."""
 
-log = structlog.get_logger("walmill.dispatch")
+log = get_logger("walmill.dispatch")
 
 
 class WriteHost(StationHost, Protocol):

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from walmill.engine import Engine
-from walmill.errors import InvalidRequest
+from walmill.errors import Conflict, InvalidRequest
 from walmill.http.fields import read_fields, required
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
@@ -71,6 +71,11 @@ def routes(site: Site) -> list[BaseRoute]:
         engine = site.engine
         asked = await fields(request, token_name=str)
         required(asked, "token_name")
+        if list(engine.view().catalog.tokens) == [asked["token_name"]]:
+            raise Conflict(
+                f"the token {asked['token_name']!r} is the last one: without it nobody would get in any more, and the next start "
+                "would take the operator token up from its file again; create another one first"
+            )
         await site.call(engine.delete_token, asked["token_name"])
         return Response(status_code=200)
 

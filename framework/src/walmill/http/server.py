@@ -173,6 +173,17 @@ def ensure_operator_token(engine: Engine, place: Path) -> None:
     )
 
 
+def _open(settings: Settings) -> Engine:
+    try:
+        return Engine.open(options_of(settings))
+    except OSError as error:
+        where = "" if error.filename in (None, str(settings.data_dir)) else f" ({error.filename})"
+        raise Unavailable(
+            f"the data directory {str(settings.data_dir)!r} cannot be used: {error.strerror or error}{where}; make it one that "
+            "this user can read and write, or name another with --data-dir"
+        ) from None
+
+
 class _Ending:
     """The signals that end a server: the first asks, the second stops at once."""
 
@@ -223,7 +234,7 @@ def run(settings: Settings) -> int:
     try:
         with (
             contextlib.closing(bind(settings.host, settings.port)) as bound,
-            Engine.open(options_of(settings)) as engine,
+            _open(settings) as engine,
         ):
             calm_collector()
             return _serve(settings, engine, bound, ending)

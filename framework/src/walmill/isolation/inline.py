@@ -15,12 +15,11 @@ import types
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 
-import structlog
-
 from walmill.context.capture import current
 from walmill.context.local import LocalAsyncContext, LocalContext, RunState
-from walmill.errors import PluginFailure
+from walmill.errors import PluginFailure, told
 from walmill.isolation.base import Called, Gate
+from walmill.observe.log import get_logger
 from walmill.plugins.binding import Binding
 from walmill.plugins.call import call, call_async
 from walmill_hookspecs import RunCancelled
@@ -33,7 +32,7 @@ QUIET_ROUNDS = 40
 THREAD_IDLE_SECONDS = 60.0
 """A trigger's thread that had nothing to do for so long ends; the next event starts another."""
 
-log = structlog.get_logger("walmill.inline")
+log = get_logger("walmill.inline")
 
 
 class LoopWatch:
@@ -316,7 +315,7 @@ def _shown(error: BaseException) -> str:
         if not frames.tb_frame.f_globals.get("__name__", "").startswith("walmill."):
             break
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    return told("".join(traceback.format_exception(type(error), error, frames)))
 
 
 class InlineExecutor:

@@ -9,7 +9,7 @@ from typing import Any
 import pluggy
 from attrs import field, frozen
 
-from walmill.errors import PluginFailure
+from walmill.errors import PluginFailure, described
 from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
 
@@ -64,9 +64,7 @@ def instantiate(loaded: object, name: str) -> object:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise PluginFailure(
-            f"the class of the plugin {name!r} could not be constructed: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginFailure(f"the class of the plugin {name!r} could not be constructed: {described(error)}") from error
 
 
 def bind(loaded: object, name: str, wrappers: Sequence[tuple[str, object]] = ()) -> Binding:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import importlib_metadata
 from attrs import define, evolve
 
-from walmill.errors import Conflict, NotFound, PluginFailure
+from walmill.errors import Conflict, NotFound, PluginFailure, described
 from walmill.plugins.binding import HOOKS, Binding, bind, has_wrappers, instantiate, new_manager
 from walmill.plugins.call import call
 from walmill.plugins.description import PluginDescription, names
@@ -123,7 +123,8 @@ class Registry:
                 hint = (
                     f"did you mean {near[0]!r}?"
                     if near
-                    else f"installed are: {names([k.description for k in self._known.values()])}"
+                    else f"installed are: {names([k.description for k in self._known.values()])}; a server that runs finds what "
+                    "is installed later when it starts again"
                 )
                 raise NotFound(f"there is no plugin {name!r}; {hint}")
             if not known.inspected and known.description.status == "active":
@@ -236,7 +237,7 @@ def _describe(loaded: object, description: PluginDescription) -> PluginDescripti
 def _cause(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{described(error)}{place}"
 
 
 def _place(plugin: object) -> str:
