@@ -115,7 +115,12 @@ class Source:
             InvalidRequest: It is no line protocol, or cannot be read.
         """
         if self.path is not None:
-            return Stream(self.name, cast(IO[bytes], self.path.open("rb", buffering=0)))
+            file = cast(IO[bytes], self.path.open("rb", buffering=0))
+            try:
+                return Stream(self.name, file)
+            except BaseException:
+                file.close()
+                raise
         # Without the buffer of sys.stdin, whose lock is wanted once more when the process ends.
         buffer = sys.stdin.buffer
         return Stream(self.name, cast(IO[bytes], getattr(buffer, "raw", buffer)))
