@@ -1,11 +1,15 @@
-"""Writes the generated pages of the reference: hooks and server settings. `--check` says whether they are current."""
+"""Writes the generated pages of the reference: hooks, settings, command line. `--check` says whether they are current."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
+from walmill.cli.main import cli
 from walmill.settings.model import SETTINGS
 from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
@@ -46,7 +50,49 @@ def settings() -> str:
     return "\n".join(rows) + "\n"
 
 
-PAGES = {"hooks.md": hooks, "settings.md": settings}
+def commands() -> str:
+    """The page of the command line, from what the commands say of themselves."""
+    parts = [
+        "# The command line\n\nGenerated from the commands by `docs/generate.py`. Exit codes: 0; 1, it failed, or lines were "
+        "refused; 2, it was\ncalled wrongly; 130, Ctrl-C.\n"
+    ]
+    for name, command in _leaves(cli, "walmill"):
+        arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
+        parts.append(f"## {' '.join([name, *arguments])}\n\n{inspect.cleandoc(command.help or '')}\n")
+        if name == "walmill serve":
+            parts.append("Its options are the [settings of the server](settings.md), and `--config PATH`.\n")
+            continue
+        rows = [_option(option) for option in command.params if isinstance(option, click.Option)]
+        if rows:
+            parts.append("\n".join(["| option | default | what |\n|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _leaves(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _leaves(command, f"{path} {name}")
+        elif command is not None:
+            yield f"{path} {name}", command
+
+
+def _option(option: click.Option) -> str:
+    """A row for an option; the choices of one are part of what it is."""
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    what = option.help or ""
+    if isinstance(option.type, click.Choice):
+        what += f" One of {', '.join(map(str, option.type.choices))}."
+    if option.envvar:
+        what += f" Environment: {option.envvar}."
+    default = option.default if option.show_default else None
+    shown = option.opts[0] if default is True else option.secondary_opts[0] if default is False else default
+    cells = (f"`{names}`", "–" if shown is None else f"`{shown}`", what)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+PAGES = {"hooks.md": hooks, "settings.md": settings, "cli.md": commands}
 
 
 def main() -> int:

@@ -168,7 +168,7 @@ def test_from_the_template_to_a_running_plugin(
     run(f"""{counted} "SELECT max(rows) AS n FROM walmill_counter WHERE \\"table\\" = 'press'" """, "n\n2")
     run("walmill run trigger --database plant hourly", "ran successfully")
     run(f"""{counted} "SELECT missed FROM walmill_counter WHERE \\"table\\" = 'tick'" """, "missed\n0")
-    token = (tmp_path / "data" / "operator-token").read_text().strip()
+    token = (tmp_path / "walmill-data" / "operator-token").read_text().strip()
     ask = urllib.request.Request(
         f"{fresh['WALMILL_HOST_URL']}/api/v3/engine/hello?name=mill", headers={"Authorization": f"Bearer {token}"}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,15 @@ _SHOWN = 300
 
 
 class CannotReach(WalmillError):
-    """No answer came from the server."""
+    """No answer came from the server.
+
+    Attributes:
+        arrived: Whether the server may have got the request, and done what it says.
+    """
+
+    def __init__(self, message: str, *, arrived: bool = True) -> None:
+        super().__init__(message)
+        self.arrived = arrived
 
 
 class Refused(WalmillError):
@@ -32,12 +41,14 @@ class Refused(WalmillError):
     Attributes:
         code: HTTP status of the answer.
         body: The answer as JSON; None if it is none.
+        retry_after: Seconds after which the server wants to be asked again; None if it does not say.
     """
 
-    def __init__(self, message: str, code: int, body: Any) -> None:
+    def __init__(self, message: str, code: int, body: Any, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.body = body
+        self.retry_after = retry_after
 
 
 def is_local(host: str) -> bool:
@@ -66,13 +77,17 @@ def check_url(host: str) -> Any:
 
 
 class Client:
-    """Speaks with one server. Not for several threads at a time.
+    """Speaks with one server. Threads may share it.
 
     Args:
         host: URL of the server; a path (of a mount) is kept.
         token: Sent as Bearer token, if there is one.
         token_hint: What to say after "the server refused the token".
         timeout: Seconds to wait for an answer, or for its next piece.
+
+    Attributes:
+        url: The URL, without a slash at its end.
+        address: The URL without a name and a password.
 
     Raises:
         InvalidRequest: The URL or the token cannot be one.
@@ -87,6 +102,7 @@ class Client:
         import httpx2
 
         self.url = host.rstrip("/")
+        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self.token_hint = token_hint
         self._has_token = token is not None
         self._http = httpx2.Client(
@@ -129,6 +145,7 @@ class Client:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         content: bytes | None = None,
+        encoding: str | None = None,
     ) -> httpx2.Response:
         """Sends a request and reads the whole answer.
 
@@ -138,12 +155,16 @@ class Client:
             params: The query string; bools become `true` and `false`, None is left out.
             body: Sent as JSON, if it is not None.
             content: Sent as it is, instead.
+            encoding: How the content is compressed, as HTTP names it.
 
         Raises:
             CannotReach: No answer came.
             Refused: The answer is an error.
         """
-        with self.stream(method, path, params=params, body=body, content=content) as response, self._reaching():
+        with (
+            self.stream(method, path, params=params, body=body, content=content, encoding=encoding) as response,
+            self._reaching(),
+        ):
             response.read()
             return response
 
@@ -156,9 +177,10 @@ class Client:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         content: bytes | None = None,
+        encoding: str | None = None,
     ) -> Iterator[httpx2.Response]:
         """Sends a request and gives the answer before its body is read; else as `request`."""
-        headers = {}
+        headers = {} if encoding is None else {"Content-Encoding": encoding}
         if body is not None:
             content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         request = self._http.build_request(
@@ -194,8 +216,11 @@ class Client:
         except httpx2.ConnectError as error:
             raise CannotReach(
                 f"no server answers at {self.url} ({_reason(error)}); start one with `walmill serve`, or name another with "
-                "--host or WALMILL_HOST_URL"
+                "--host or WALMILL_HOST_URL",
+                arrived=False,
             ) from None
+        except httpx2.ConnectTimeout:
+            raise CannotReach(f"{self.url} cannot be reached: it does not take the connection", arrived=False) from None
         except httpx2.TimeoutException:
             raise CannotReach(
                 f"the server at {self.url} did not answer in time; look at its log, and try again"
@@ -228,9 +253,11 @@ class Client:
             message = f"{self.url} does not know {response.request.url.path}; is a Walmill of this version there?"
         elif not message:
             message = f"the server at {self.url} answered {code} and did not say why; look at its log"
-        if code == 503 and response.headers.get("retry-after", "").isdigit():
-            message += f" (it says: try again after {response.headers['retry-after']} s)"
-        return Refused(message, code, body)
+        asked = response.headers.get("retry-after", "")
+        retry_after = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
+        if code == 503 and retry_after is not None:
+            message += f" (it says: try again after {retry_after} s)"
+        return Refused(message, code, body, retry_after)
 
     def _json(self, response: httpx2.Response) -> Any:
         try:
@@ -265,15 +292,35 @@ class Client:
     # ---- data
 
     def write(
-        self, database: str, body: bytes, *, precision: str = "auto", accept_partial: bool = True, no_sync: bool = False
+        self,
+        database: str,
+        body: bytes,
+        *,
+        precision: str = "auto",
+        accept_partial: bool = True,
+        no_sync: bool = False,
+        gzip: bool = False,
     ) -> None:
         """Writes line protocol.
+
+        Args:
+            database: Name of the database.
+            body: The lines.
+            precision: Unit of the timestamps.
+            accept_partial: Whether the good lines are kept when others are refused.
+            no_sync: Whether the answer may come before the data is on disk.
+            gzip: Whether the body is sent compressed.
 
         Raises:
             Refused: Lines were refused; `body["data"]` says which.
         """
         params = {"db": database, "precision": precision, "accept_partial": accept_partial, "no_sync": no_sync}
-        self.request("POST", "/api/v3/write_lp", params=params, content=body)
+        encoding = None
+        if gzip:
+            # wbits 31 is gzip. Level 1: each further level costs more time than it saves on a network.
+            packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+            body, encoding = packer.compress(body) + packer.flush(), "gzip"
+        self.request("POST", "/api/v3/write_lp", params=params, content=body, encoding=encoding)
 
     @contextmanager
     def query(

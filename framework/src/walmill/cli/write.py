@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
-from attrs import define
 
 from walmill.cli.options import database_option, server_options
-from walmill.cli.output import clean
-from walmill.errors import InvalidRequest, WalmillError
+from walmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from walmill.cli.client import Client
+    from walmill.cli.source import Source
 
 PRECISIONS = ("auto", "s", "second", "ms", "millisecond", "us", "u", "microsecond", "ns", "n", "nanosecond")
-READ_BYTES = 2**20
-SHOWN_ERRORS = 20
-
-
-@define
-class _Tally:
-    """What became of the lines so far."""
-
-    sent: int = 0
-    refused: int = 0
-    shown: int = 0
+MOST_PARALLEL = 64
 
 
 @click.command()
@@ -42,7 +28,7 @@ class _Tally:
     "files",
     multiple=True,
     type=click.Path(path_type=Path, allow_dash=True),
-    help="A file with line protocol, gzipped if its name ends in .gz; - is standard input. May be repeated.",
+    help="A file with line protocol: plain, gzip or zstd, whatever its name; - is standard input. May be repeated.",
 )
 @click.option(
     "-p",
@@ -56,9 +42,36 @@ class _Tally:
     "--accept-partial/--no-accept-partial",
     default=True,
     show_default=True,
-    help="Keep the good lines when others are bad; without it a request (about 4 MB of a file) is refused whole.",
+    help="Keep the good lines when others are bad; without it a request (about 1 MB of a file) is refused whole.",
 )
 @click.option("--no-sync", is_flag=True, help="Answer before the data is synced to disk.")
+@click.option("--gzip", is_flag=True, help="Send compressed: for slow networks.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, MOST_PARALLEL),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Requests at a time. With more than one, a point that comes twice may end with either value.",
+)
+@click.option(
+    "--retry-for",
+    metavar="DURATION",
+    help="How long to ask a server again that is away or busy. [default: 5m; one that was never there is an error at once]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The checkpoint: what was acknowledged, for the same command after a break. [default: beside the first file]",
+)
+@click.option("--no-resume", is_flag=True, help="Start anew, and keep no checkpoint.")
+@click.option(
+    "--rejected",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Append refused lines to this file, to be mended and written again.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")
 @click.argument("lines", nargs=-1, metavar="[LINE]...")
 @server_options
@@ -70,129 +83,91 @@ def write(
     precision: str,
     accept_partial: bool,
     no_sync: bool,
+    gzip: bool,
+    parallel: int,
+    retry_for: str | None,
+    resume: Path | None,
+    no_resume: bool,
+    rejected: Path | None,
     quiet: bool,
     lines: tuple[str, ...],
 ) -> int:
     """Write line protocol: LINEs, files, or standard input.
 
-    Exits with 1 if any line was refused.
+    Exits with 1 if any line was refused. After Ctrl-C, a crash or an outage, the same command goes on behind what was
+    acknowledged.
     """
+    _check_use(files, lines, resume, no_resume)
+    from walmill.cli.load import Checkpoint, Load, beside, jobs_of, jobs_of_lines
+    from walmill.cli.progress import Screen
+    from walmill.cli.rejected import Rejected
+    from walmill.cli.source import Source
+    from walmill.cli.upload import Upload
+
+    seconds = None if retry_for is None else _seconds(retry_for)
+    given = Source("the arguments", "", None, None)
+    sources = [given] if lines else _sources(files)
+    target = {"server": client.address, "database": database, "precision": precision}
+    path = None if no_resume else resume or beside(sources[0], target)
+    upload = Upload(
+        partial(client.write, database, precision=precision, accept_partial=accept_partial, no_sync=no_sync, gzip=gzip),
+        parallel=parallel,
+        retry_for=seconds,
+        whole=not accept_partial,
+    )
+    checkpoint = Checkpoint(path, target, asked=resume is not None)
+    refused = None if rejected is None else Rejected(rejected, [one.path for one in sources if one.path is not None])
+    sizes = [source.size for source in sources]
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    load = Load(
+        database,
+        sources,
+        checkpoint=checkpoint,
+        rejected=refused,
+        screen=Screen(total, bar=not quiet and not lines),
+        upload=upload,
+        stop_at_refusal=not accept_partial and rejected is None,
+        quiet=quiet,
+    )
+    load.run(jobs_of_lines(given, lines) if lines else jobs_of(sources, checkpoint.state))
+    if load.hidden:
+        click.echo(f"… and {load.hidden:,} more; --rejected FILE keeps them", err=True)
+    if load.interrupted:
+        raise click.Abort
+    if load.refused:
+        click.echo(f"Error: {load.refusal_summary()}; {load.summary()}", err=True)
+        return 1
+    if not quiet:
+        click.echo(load.summary() + ("" if load.written else ": there was no line to write"))
+    return 0
+
+
+def _check_use(files: tuple[Path, ...], lines: tuple[str, ...], resume: Path | None, no_resume: bool) -> None:
     if files and lines:
         raise click.UsageError("lines and --file were both given; write one after the other")
     if not files and not lines and sys.stdin.isatty():
         raise click.UsageError("nothing to write: give lines, --file FILE, or line protocol on standard input")
-    tally = _Tally()
-    options = {"precision": precision, "accept_partial": accept_partial, "no_sync": no_sync}
-    try:
-        if lines:
-            _send(client, database, iter(["\n".join(lines).encode("utf-8", "surrogateescape")]), "", options, tally)
-        for file in files or ([] if lines else [Path("-")]):
-            _send_file(client, database, file, options, tally)
-    except WalmillError as error:
-        raise WalmillError(f"{error.message} ({_summary(tally, database)})" if tally.sent else error.message) from None
-    if tally.refused:
-        hidden = tally.refused - tally.shown
-        if hidden:
-            click.echo(f"… and {hidden:,} more", err=True)
-        click.echo(f"Error: {tally.refused:,} {_lines(tally.refused)} refused; {_summary(tally, database)}", err=True)
-        return 1
-    if not quiet:
-        click.echo(_summary(tally, database))
-    return 0
+    if resume is not None and no_resume:
+        raise click.UsageError("--resume and --no-resume were both given; give one of them")
+    if resume is not None and lines:
+        raise click.UsageError("--resume is for files and standard input; lines are written at once, leave it away")
 
 
-def _summary(tally: _Tally, database: str) -> str:
-    written = tally.sent - tally.refused
-    return f"{written:,} {'line' if written == 1 else 'lines'} written to {database!r}"
+def _sources(files: tuple[Path, ...]) -> list[Source]:
+    from walmill.cli.source import Source
 
-
-def _lines(count: int) -> str:
-    return "line was" if count == 1 else "lines were"
-
-
-def _send_file(client: Client, database: str, path: Path, options: dict[str, Any], tally: _Tally) -> None:
-    with ExitStack() as stack:
-        if str(path) == "-":
-            _send(client, database, _chunks(sys.stdin.buffer, "standard input"), "", options, tally)
-            return
-        raw = stack.enter_context(path.open("rb"))
-        file: IO[bytes] = raw
-        if path.suffix == ".gz":
-            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
-        chunks = _chunks(file, str(path))
-        if sys.stderr.isatty() and raw.seekable():
-            bar = stack.enter_context(click.progressbar(length=path.stat().st_size, label=path.name, file=sys.stderr))
-            chunks = _watched(chunks, raw, bar)
-        _send(client, database, chunks, f"{path}: ", options, tally)
-
-
-def _chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = file.read(READ_BYTES)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InvalidRequest(f"{name} is no whole gzip file: {error}") from None
-        if not chunk:
-            return
-        yield chunk
-
-
-def _watched(chunks: Iterator[bytes], raw: IO[bytes], bar: Any) -> Iterator[bytes]:
-    """The chunks, while the bar follows the place in the file."""
-    seen = 0
-    for chunk in chunks:
-        yield chunk
-        place = raw.tell()
-        bar.update(place - seen)
-        seen = place
-
-
-def _send(
-    client: Client, database: str, chunks: Iterator[bytes], name: str, options: dict[str, Any], tally: _Tally
-) -> None:
-    """Sends one source piece by piece, and says which of its lines were refused."""
-    from walmill.cli.client import Refused
-    from walmill.cli.pieces import pieces
-
-    try:
-        for piece in pieces(chunks):
-            if not piece.lines:
-                continue
-            try:
-                client.write(database, piece.data, **options)
-            except Refused as error:
-                wrong = _line_errors(error)
-                if not wrong:
-                    raise
-                _show(wrong, piece.first_line - 1, name, tally)
-                if not options["accept_partial"]:
-                    at = piece.first_line
-                    raise WalmillError(
-                        f"{name}the request that starts at line {at:,} was refused whole, and nothing after it was sent; mend "
-                        "the line above and write the rest, or leave --no-accept-partial away"
-                    ) from None
-                tally.refused += len(wrong)
-            tally.sent += piece.lines
-    except InvalidRequest as error:
-        raise InvalidRequest(
-            f"{name}{error.message}" if not error.message.startswith(name) else error.message
-        ) from None
-
-
-def _line_errors(error: Any) -> Sequence[dict[str, Any]]:
-    """The lines that an answer refuses; none if it is another kind of error."""
-    data = error.body.get("data") if isinstance(error.body, dict) else None
-    found = [data] if isinstance(data, dict) else data
-    if not isinstance(found, list) or not all(isinstance(one, dict) and "error_message" in one for one in found):
-        return ()
+    found = [Source.of(path) for path in files or (Path("-"),)]
+    keys = [source.key for source in found]
+    for source in found:
+        if keys.count(source.key) > 1:
+            raise click.UsageError(f"--file {source.name!r} was given twice; give it once")
     return found
 
 
-def _show(wrong: Sequence[dict[str, Any]], before: int, name: str, tally: _Tally) -> None:
-    for one in wrong:
-        if tally.shown == SHOWN_ERRORS:
-            return
-        number = one.get("line_number")
-        where = f"line {number + before:,}" if isinstance(number, int) else "a line"
-        click.echo(clean(f"{name}{where}: {one['error_message']}: {one.get('original_line', '')}"), err=True)
-        tally.shown += 1
+def _seconds(text: str) -> float:
+    from walmill.units import SECOND, WEEK, parse_duration
+
+    try:
+        return parse_duration(text, what="--retry-for", maximum=52 * WEEK) / SECOND
+    except InvalidRequest as error:
+        raise click.UsageError(error.message) from None
