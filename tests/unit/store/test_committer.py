@@ -386,3 +386,35 @@ def test_a_write_for_which_memory_is_short_may_come_again(bench: Bench) -> None:
     assert isinstance(refused, Unavailable)
     assert refused.retry_after == 5
     assert bench.write("cpu v=1 1").sequence == 1
+
+
+def test_what_may_wait_makes_no_frame_dearer_and_is_written_in_the_end(bench: Bench) -> None:
+    """A block of run history for each frame would double its price."""
+    lazy = RowsWrite((("d", from_rows([{"v": 1.0}], "late", None, (), default_time=1)),), lazy=3600.0)
+    ticket = bench.committer.submit(lazy)
+    bench.write("cpu v=1 1")
+    with pytest.raises(TimeoutError):
+        ticket.result(0)
+    assert [one.view.tables_of("d").keys() for one in bench.published][-1] == {"cpu"}
+    bench.committer.stop(10)
+    assert ticket.result(10).value is not None
+    assert set(bench.committer.view.tables_of("d")) == {"cpu", "late"}
+
+
+def test_senders_in_step_share_a_frame(bench: Bench) -> None:
+    """As many as came with the last frame are waited for, a moment: else the first of them has a frame for itself each time."""
+    rounds, senders = 20, 8
+    barrier = threading.Barrier(senders)
+
+    def send(number: int) -> None:
+        for turn in range(rounds):
+            barrier.wait(10)
+            assert bench.write(f"cpu,s={number} v={turn} {turn}").error is None
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(senders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert bench.committer.figures.rows == rounds * senders
+    assert bench.committer.figures.frames < 1.5 * rounds

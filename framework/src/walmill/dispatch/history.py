@@ -138,7 +138,10 @@ class History:
         self._ask()
 
     def _ask(self, *, at_once: bool = False) -> None:
-        """Has the rows written with the next frame, or in a quarter of a second at the latest."""
+        """Has the rows written in a quarter of a second, with those that come until then.
+
+        A block for each frame would cost as much as the frame.
+        """
         with self._lock:
             if self._asked:
                 return

@@ -36,6 +36,15 @@ MOVE_SECONDS = 1.0
 YIELD_SECONDS = 5e-5
 """How long the committer leaves the interpreter to the hooks that it woke, before it goes on to the next frame."""
 
+COMPANY_BYTES = 64 * 2**10
+"""Submissions up to this size wait for company: a larger one costs more by itself than a frame does."""
+COMPANY_SECONDS = 0.004
+"""At most so long a frame waits for as many small submissions as the one before it had, and only if that was just now."""
+COMPANY_GAP_SECONDS = 0.002
+"""Nobody came for so long: no more are expected."""
+COMPANY_STALE_SECONDS = 0.05
+"""After a pause of so long, what the last frame had says nothing about who comes now."""
+
 log = structlog.get_logger("walmill.committer")
 
 
@@ -140,13 +149,14 @@ class Committer:
         self._held: deque[_Item] = deque()
         self._lazy: list[_Item] = []
         self._moves: dict[int, Cursor] = {}
-        self._moves_due = float("inf")
+        self._flush_asked = False
         self._moves_lock = threading.Lock()
         self._decided = view
         self._stopping = False
         self._closed = False
         self._gate = threading.Lock()
         self._last_flush = 0.0
+        self._company = 0
         self.view = view
         self.figures = Figures()
         self._thread = threading.Thread(target=self._run, name="walmill-committer", daemon=True)
@@ -177,13 +187,7 @@ class Committer:
         """Notes that a cursor moved without a commit; written with the next frame, or a second later; from any thread."""
         with self._moves_lock:
             self._moves[trigger] = cursor
-            if self._moves_due == float("inf"):
-                self._moves_due = time.monotonic() + MOVE_SECONDS
-                wake = True
-            else:
-                wake = False
-        if wake:
-            self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
+        self._ask_flush()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Commits what has queued, writes the cursors, and ends the thread; says whether it ended in time."""
@@ -210,9 +214,19 @@ class Committer:
     def _take(self) -> list[_Item]:
         """What goes into the next frame: waits until there is something that wants one."""
         taken: list[_Item] = []
-        size = 0
+        size = small = 0
+        patience = 0.0
         while not self._closed or self._held:
             item = self._next(block=not taken and not self._held)
+            if item is None and 0 < small < self._company and not self._closed:
+                # Senders that wait for their answers come back together; a frame for the first of them alone costs as much
+                # as one for all.
+                now = time.monotonic()
+                patience = patience or (
+                    now if now - self._last_flush > COMPANY_STALE_SECONDS else now + COMPANY_SECONDS
+                )
+                if now < patience:
+                    item = self._next(block=True, timeout=min(COMPANY_GAP_SECONDS, patience - now))
             if item is None:
                 break
             if item.submission.lazy and item.due > time.monotonic():
@@ -220,24 +234,31 @@ class Committer:
                 continue
             taken.append(item)
             size += item.submission.size
+            if item.submission.size > COMPANY_BYTES:
+                small = 0
+                self._company = 0  # what is large has enough to do
+            else:
+                small += 1
             if size >= FRAME_BYTES:
                 break
             if len(taken) == 1 and self._interval:
                 self._linger()
-        if not taken and not self._lazy_is_due():
-            return []
-        taken.extend(self._lazy)
-        self._lazy.clear()
+        if taken:
+            self._company = small
+        now = time.monotonic()
+        taken += [item for item in self._lazy if item.due <= now]
+        self._lazy = [item for item in self._lazy if item.due > now]
         return taken
 
-    def _next(self, *, block: bool) -> _Item | None:
+    def _next(self, *, block: bool, timeout: float | None = None) -> _Item | None:
         if self._held:
             return self._held.popleft()
         try:
-            if block:
-                due = min((item.due for item in self._lazy), default=None)
-                timeout = None if due is None else max(0.0, due - time.monotonic())
+            if timeout is not None:
                 item = self._queue.get(timeout=timeout)
+            elif block:
+                due = min((item.due for item in self._lazy), default=None)
+                item = self._queue.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
             else:
                 item = self._queue.get_nowait()
         except queue.Empty:
@@ -251,10 +272,6 @@ class Committer:
             return self._held.popleft() if self._held else None
         return item
 
-    def _lazy_is_due(self) -> bool:
-        now = time.monotonic()
-        return any(item.due <= now for item in self._lazy)
-
     def _linger(self) -> None:
         wait = self._last_flush + self._interval - time.monotonic()
         if wait > 0 and not self._stopping:
@@ -265,7 +282,8 @@ class Committer:
         answers: list[tuple[Ticket, Outcome]] = []
         with self._moves_lock:
             moves, self._moves = self._moves, {}
-            self._moves_due = float("inf")
+            if any(isinstance(item.submission, Flush) for item in items):
+                self._flush_asked = False
         before = self._decided
         now = max(before.time, self._clock.now_ns())
         moves = {trigger: cursor for trigger, cursor in moves.items() if trigger in before.catalog.triggers}
@@ -384,9 +402,16 @@ class Committer:
             self._moves = {**moves, **self._moves}
             if not self._moves:
                 return
-            self._moves_due = time.monotonic() + MOVE_SECONDS
         if not self._stopping:
-            self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
+            self._ask_flush()
+
+    def _ask_flush(self) -> None:
+        """Has the moved cursors written in a second, if no frame takes them along before."""
+        with self._moves_lock:
+            if self._flush_asked:
+                return
+            self._flush_asked = True
+        self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
 
     def _refusal(self, error: Exception) -> WalmillError:
         if isinstance(error, WalmillError):

@@ -31,7 +31,7 @@ class Submission(Protocol):
     Attributes:
         size: About how many bytes it will be.
         no_sync: Whether it is answered when it is written, before it is synced.
-        lazy: Seconds that it may wait for a frame of others; 0 asks for a frame of its own at once.
+        lazy: Seconds that it waits, so that it gathers what others add meanwhile; 0 asks for a frame at once.
     """
 
     @property
