@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from walmill.collector import calm_collector
+from walmill.collector import calm_collector, short_turns
 from walmill.engine import Engine
 
 
@@ -57,6 +57,7 @@ def engine() -> Iterator[Engine]:
     with tempfile.TemporaryDirectory(prefix="walmill-bench-", dir=Path.cwd()) as directory:
         opened = Engine.open(data_dir=Path(directory), discover_plugins=False)
         calm_collector()  # as `walmill serve` does
+        short_turns()
         try:
             yield opened
         finally:

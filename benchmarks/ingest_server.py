@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 from common import quiet
 
-from walmill.collector import calm_collector
+from walmill.collector import calm_collector, short_turns
 from walmill.engine import Engine
 from walmill.http.server import serving
 from walmill_hookspecs import AsyncContext, WriteBatch, hookimpl
@@ -41,6 +41,7 @@ def main(directory: str) -> None:
         engine.create_database("bench")
         engine.create_trigger(database="bench", name="read", plugin="reader", spec="all_tables")
         calm_collector()
+        short_turns()
         with serving(engine, without_auth=True) as url:
             print(url.rsplit(":", 1)[1], flush=True)
             ended.wait()

@@ -6,6 +6,7 @@ Every method may be called from any thread. Those that end in `_async` are for a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import evolve, frozen
 
 from walmill.auth.tokens import hash_token, new_token, write_token_file
+from walmill.collector import let_go
 from walmill.context.capture import Capture
 from walmill.context.effects import Effects
 from walmill.dispatch.mill import Mill
@@ -40,7 +42,7 @@ from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
 from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
-from walmill.store.lines import LineWrite
+from walmill.store.lines import SMALL_BYTES, LineWrite
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Outcome, RowsWrite, Submission, Ticket
 from walmill.store.view import View
@@ -54,6 +56,9 @@ from walmill_hookspecs.context import WriteData
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+READERS = 3
+"""So many large bodies are parsed at a time; one that takes seconds leaves the others to the next writers."""
 
 log = get_logger("walmill.engine")
 
@@ -141,6 +146,7 @@ class Engine:
             log.info("the log is replayed", commits=view.sequence, seconds=round(time.perf_counter() - began, 3))
         self._queries = QueryEngine(memory_limit=options.query_memory)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="walmill-read")
         self._watch = LoopWatch()
         self._mill = Mill(
             wal=self._wal,
@@ -264,9 +270,9 @@ class Engine:
             InvalidRequest: For what can never be accepted.
             Unavailable: For what may be accepted later; nothing of it was kept.
         """
-        return _result(
-            self.submit(self._submission(data, database, table, tags, precision, accept_partial, no_sync)).result()
-        )
+        submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
+        self._read_ahead(submission)
+        return _result(self.submit(submission).result())
 
     async def write_async(
         self,
@@ -281,7 +287,22 @@ class Engine:
     ) -> WriteResult:
         """As `write`, for an event loop."""
         submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
-        return _result(await self.submit(submission, Ticket(asyncio.get_running_loop())))
+        loop = asyncio.get_running_loop()
+        if submission.size <= SMALL_BYTES or not isinstance(submission, LineWrite):
+            return _result(await self.submit(submission, Ticket(loop)))
+        with contextlib.suppress(RuntimeError):  # the readers have shut down meanwhile: the next line says so
+            await loop.run_in_executor(self._readers, self._read_ahead, submission)
+        result = _result(await self.submit(submission, Ticket(loop)))
+        if submission.ahead is not None and submission.ahead.scanned.points:
+            with contextlib.suppress(RuntimeError):
+                self._readers.submit(let_go, submission.ahead.scanned.points)
+        return result
+
+    def _read_ahead(self, submission: Submission) -> None:
+        """Reads a large body here, so that the committer, for which all writers wait, need not."""
+        if isinstance(submission, LineWrite) and submission.size > SMALL_BYTES:
+            view = self.view()
+            submission.read_ahead(lambda table: _schema(view, submission.database, table))
 
     def _submission(
         self,
@@ -603,6 +624,7 @@ class Engine:
         self._preparer.join(5.0)
         self._queries.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False)
         Capture.uninstall()
         self._release()
         if not clean:

@@ -135,7 +135,7 @@ def test_a_table_has_at_most_500_columns() -> None:
 
 
 def test_nothing_at_all() -> None:
-    assert assemble([], schemas(), accept_partial=False) == Assembled({}, [])
+    assert assemble([], schemas(), accept_partial=False) == Assembled({}, ())
 
 
 def test_the_schema_of_a_table_is_asked_once() -> None:

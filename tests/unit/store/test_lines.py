@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -124,6 +125,49 @@ def test_joined_writes_mean_what_each_means_alone(given: list[tuple[bytes, bool]
     assert _decide(writes, joined=True)[1:] == (rows, schemas)
     joined = _decide(writes, joined=True)[0]
     assert [joined[place] for place in order] == answers
+
+
+@given(WRITES, st.integers(0, 7))
+@example([(b"cpu v=1 1", True), (b"cpu v=2i 2\ncpu w=1i 3", True), (b"cpu w=1 3\nmem a=1", True)], 1)
+def test_what_is_read_ahead_means_the_same_however_old_its_schemas_are(
+    given: list[tuple[bytes, bool]], age: int
+) -> None:
+    """Each write is read against the schemas as they were before the first, or after some of them, and decided later."""
+    plain = _decide(_writes(given), joined=False)
+    writes = _writes(given)
+    old = View()
+    for write in writes[:age]:
+        draft = Draft(old, NOW)
+        try:
+            write.prepare(draft)
+        except WalmillError:
+            continue
+        commit = draft.build()
+        old = old if commit is None else old.decide(commit)
+    for write in writes:
+        draft = Draft(old, NOW)
+        try:
+            write.read_ahead(lambda table, draft=draft: draft.schema_of("d", table))  # type: ignore[misc]
+        except InvalidRequest as error:
+            assert error.message == "incoming write was empty"  # noqa: PT017 - which of them are empty is compared below
+    assert _decide(writes, joined=False) == plain
+
+
+def test_rows_that_were_read_ahead_are_taken_as_they_are_while_the_schemas_stand() -> None:
+    """Else the committer would do the work of every large body."""
+    view = View()
+    for turn in range(2):
+        write = LineWrite("d", b"cpu,host=a v=1 1\ncpu v=x", Precision.AUTO, NOW)
+        draft = Draft(view, NOW + turn)
+        write.read_ahead(lambda table, draft=draft: draft.schema_of("d", table))  # type: ignore[misc]
+        assert write.ahead is not None
+        assert write.prepare(draft).errors is write.ahead.made.errors
+        commit = draft.build()
+        assert commit is not None
+        view = view.decide(commit)
+    write.ahead = evolve(write.ahead, schemas={"cpu": None})
+    assert write.prepare(Draft(view, NOW)).errors == write.ahead.made.errors
+    assert write.prepare(Draft(view, NOW)).rows == 1
 
 
 @settings(max_examples=12)

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from walmill.cli.client import Client
-from walmill.collector import calm_collector
+from walmill.collector import calm_collector, short_turns
 from walmill.demo.weather import TABLE, Observation, daily_means, days, observations
 from walmill.engine import Engine
 from walmill.errors import WalmillError
@@ -116,6 +116,7 @@ def _run(console: Console, directory: Path, picture: Path, *, exit: bool, speed:
     options = EngineOptions(data_dir=directory, operator_token=True, shutdown_timeout=10.0)
     with Engine.open(options) as engine, serving(engine, "127.0.0.1", port) as url:
         calm_collector()
+        short_turns()
         client = Client.local(url, directory)
         console.print(f"[bold]Walmill[/] serves [cyan]{url}[/], data in {escape(str(directory))}", soft_wrap=True)
         data = observations(time.time_ns())

@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from walmill.auth.tokens import Token, ensure_token_file, hash_token
-from walmill.collector import calm_collector
+from walmill.collector import calm_collector, short_turns
 from walmill.context.local import Limits
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest, Unavailable
@@ -237,6 +237,7 @@ def run(settings: Settings) -> int:
             _open(settings) as engine,
         ):
             calm_collector()
+            short_turns()
             return _serve(settings, engine, bound, ending)
     finally:
         for number, handler in before.items():

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from attrs import frozen
 from starlette.types import Receive, Scope, Send
 
+from walmill.collector import let_go
 from walmill.errors import InvalidRequest
 from walmill.http.body import read_body
 from walmill.http.problems import LIMIT_MESSAGES, send_bytes
@@ -90,9 +91,12 @@ def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, byt
     """
     status = status_of(errors)
     if accept_partial:
-        return status, json_bytes(
-            {"error": "partial write of line protocol occurred", "data": [error.as_dict() for error in errors]}
-        )
+        # In parts, since other threads cannot run while one of them is made, and there may be hundreds of thousands of errors.
+        parts = [
+            json_bytes([error.as_dict() for error in errors[first : first + MANY_ERRORS]])[1:-1]
+            for first in range(0, len(errors), MANY_ERRORS)
+        ]
+        return status, b'{"error":"partial write of line protocol occurred","data":[' + b",".join(parts) + b"]}"
     return status, json_bytes({"error": "line protocol parsing error", "data": errors[0].as_dict()})
 
 
@@ -142,7 +146,13 @@ class WriteEndpoint:
             await send({"type": "http.response.body", "body": b""})
             return
         if len(written.errors) > MANY_ERRORS:
-            status, report = await asyncio.to_thread(self._refusal, written.errors, asked.accept_partial)
+            status, report = await asyncio.to_thread(self._refuse_many, written.errors, asked.accept_partial)
         else:
             status, report = self._refusal(written.errors, asked.accept_partial)
         await send_bytes(send, status, report, {"content-type": "application/json"})
+
+    def _refuse_many(self, errors: Sequence[LineError], accept_partial: bool) -> tuple[int, bytes]:
+        found = self._refusal(errors, accept_partial)
+        if isinstance(errors, list):
+            let_go(errors)
+        return found

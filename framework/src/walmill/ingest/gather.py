@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
-from walmill.ingest.assemble import Assembled, Piece, TableBuilder, TableRows
+from walmill.ingest.assemble import Assembled, Piece, TableBuilder, TableRows, in_order
 from walmill.ingest.errors import LineError
 from walmill.ingest.lineprotocol import Point
 from walmill.ingest.scanned import Group, Scanned
@@ -31,13 +31,13 @@ def gather(scanned: Scanned, schema_of: Callable[[str], TableSchema | None], *, 
         by_table.setdefault(group.table, []).append(group)
     for point in scanned.points:
         by_table.setdefault(point.measurement, []).append(point)
-    errors = list(scanned.errors)
+    refused: list[LineError] = []
     made: list[tuple[int, TableRows]] = []
     for name, items in by_table.items():
-        rows = _table(TableBuilder(name, schema_of(name)), items, scanned.text_of, errors)
+        rows = _table(TableBuilder(name, schema_of(name)), items, scanned.text_of, refused)
         if rows is not None:
             made.append((min(map(_first_line, items)), rows))
-    errors.sort(key=lambda error: error.line_number)
+    errors = in_order(scanned.errors, refused)
     if errors and not accept_partial:
         return Assembled({}, errors[:1])
     made.sort(key=lambda pair: pair[0])

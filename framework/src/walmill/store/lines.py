@@ -1,5 +1,8 @@
 """Writes of line protocol: one body, or many small ones that are read together and answered one by one.
 
+A large body is read by another thread than the committer (`read_ahead`), against the newest view, and the committer only checks
+that the schemas are still those: nobody waits for somebody else's body to be parsed.
+
 Joining never changes what a body means: only bodies of one database and precision that are valid UTF-8 and hold neither `"` nor
 `\\` are joined, so that a string without its end in one body never reaches into the next. What is wrong with a line is told to
 the sender of that line only, with the number that it has in that sender's body.
@@ -7,11 +10,11 @@ the sender of that line only, with the number that it has in that sender's body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
-from attrs import define
+from attrs import define, frozen
 
 from walmill.errors import InvalidRequest, WalmillError
 from walmill.ingest.assemble import Assembled
@@ -26,10 +29,25 @@ from walmill.store.submission import Submission, Written
 
 JOINED_BYTES = 1_500_000
 """Joined bodies are about this large at most: larger ones no longer fit the processor's cache, and are read more slowly."""
-SMALL_BYTES = 256 * 1024
-"""A larger body gains nothing by being joined."""
+SMALL_BYTES = 64 * 1024
+"""A larger body gains nothing by being joined, and its lines would keep the committer for tens of milliseconds at their worst."""
 EMPTY = "incoming write was empty"
 _ROUNDS = 4
+
+
+@frozen
+class Ahead:
+    """What a body holds, read before the committer came to it.
+
+    Attributes:
+        scanned: What it holds, without any schema.
+        made: Its rows and refused lines, against these schemas.
+        schemas: The schema of each of its tables, None for one that was not there.
+    """
+
+    scanned: Scanned
+    made: Assembled
+    schemas: Mapping[str, TableSchema | None]
 
 
 @define
@@ -43,7 +61,7 @@ class LineWrite:
         received: Time for lines without one, ns.
         accept_partial: Whether good lines are kept when others are bad.
         no_sync: Whether it is answered before it is synced.
-        scanned: What the body holds, if it was read already.
+        ahead: What the body holds, if it was read already.
     """
 
     database: str
@@ -53,7 +71,7 @@ class LineWrite:
     accept_partial: bool = True
     no_sync: bool = False
     lazy: float = 0.0
-    scanned: Scanned | None = None
+    ahead: Ahead | None = None
 
     @property
     def size(self) -> int:
@@ -62,13 +80,40 @@ class LineWrite:
 
     def prepare(self, draft: Draft) -> Written:
         """Parses, checks against the schema, and adds what is accepted."""
-        scanned = self.scanned
-        if scanned is None:
-            scanned = scan(self.body, precision=self.precision, default_time=self.received)
+        schema_of = _schemas(draft, self.database)
+        ahead = self.ahead
+        if ahead is not None and all(schema_of(table) is schema for table, schema in ahead.schemas.items()):
+            made = ahead.made
+        else:
+            made = read_rows(
+                self._scan() if ahead is None else ahead.scanned, schema_of, accept_partial=self.accept_partial
+            )
+        return Written(_add(draft, self.database, made), made.errors)
+
+    def read_ahead(self, schema_of: Callable[[str], TableSchema | None]) -> None:
+        """Parses in this thread, and puts the rows into tables as these schemas have them.
+
+        Args:
+            schema_of: The schema of a table as it is known now, None if there is none. If it is another one when the committer
+                comes to the write, the rows are put into tables anew.
+
+        Raises:
+            InvalidRequest: If there is nothing but comments and blank lines.
+        """
+        schemas: dict[str, TableSchema | None] = {}
+
+        def noted(table: str) -> TableSchema | None:
+            schemas[table] = schema_of(table)
+            return schemas[table]
+
+        scanned = self._scan()
+        self.ahead = Ahead(scanned, read_rows(scanned, noted, accept_partial=self.accept_partial), schemas)
+
+    def _scan(self) -> Scanned:
+        scanned = scan(self.body, precision=self.precision, default_time=self.received)
         if scanned.is_empty:
             raise InvalidRequest(EMPTY)
-        made = read_rows(scanned, _schemas(draft, self.database), accept_partial=self.accept_partial)
-        return Written(_add(draft, self.database, made), made.errors)
+        return scanned
 
 
 def together(submissions: Sequence[Submission]) -> list[list[int]]:
@@ -102,7 +147,7 @@ def together(submissions: Sequence[Submission]) -> list[list[int]]:
 def joinable(write: LineWrite) -> bool:
     """Whether a body means the same with others before and behind it."""
     body = write.body
-    if write.scanned is not None or len(body) > SMALL_BYTES or b'"' in body or b"\\" in body:
+    if write.ahead is not None or len(body) > SMALL_BYTES or b'"' in body or b"\\" in body:
         return False
     if body.isascii():
         return True
