@@ -56,14 +56,20 @@ def _allow_runtimes(files: Counter[str]) -> None:
         runtimes -= 1
 
 
-def _leaks(files: Counter[str], threads: set[threading.Thread], tasks: set[Any], children: Counter[str]) -> list[str]:
+def _leaks(files: Counter[str], threads: set[threading.Thread], tasks: set[Any], children: dict[str, str]) -> list[str]:
     """What is there now and was not there before, each in words."""
     return [
         *(f"an open file, {target}" for target in sorted((_files() - files).elements())),
         *(f"the thread {thread.name!r}" for thread in _threads() - threads),
         *(f"the task {task.get_name()!r} of {task.get_coro()!r}" for task in _tasks() - tasks),
-        *(f"the child process {command}" for command in sorted((_children() - children).elements())),
+        *(f"the child process {command}" for command in _new(_children(), children)),
     ]
+
+
+def _new(children: dict[str, str], before: dict[str, str]) -> list[str]:
+    """The commands of new children. A server of the module's that a test ended and started again is no new one."""
+    added = Counter(command for child, command in children.items() if child not in before)
+    return sorted((added - Counter(command for child, command in before.items() if child not in children)).elements())
 
 
 def _files() -> Counter[str]:
@@ -86,12 +92,9 @@ def _tasks() -> set[Any]:
     return {task for task in list(kept) if not task.done()}
 
 
-def _children() -> Counter[str]:
-    """The commands of child processes, ended ones that nobody waited for as well.
-
-    A server of the module's that a test starts again has another number and the same command.
-    """
-    found: Counter[str] = Counter()
+def _children() -> dict[str, str]:
+    """The child processes by number, with their commands; ended ones that nobody waited for as well."""
+    found: dict[str, str] = {}
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # none: the usual case, found out at once
@@ -100,7 +103,7 @@ def _children() -> Counter[str]:
         with contextlib.suppress(OSError):  # a thread that ended meanwhile
             for child in (thread / "children").read_text().split():
                 with contextlib.suppress(OSError):  # a child that did
-                    found[_command(Path("/proc", child))] += 1
+                    found[child] = _command(Path("/proc", child))
     return found
 
 
