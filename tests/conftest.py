@@ -1,21 +1,115 @@
-"""What tests share that need an installation of their own: wheels of this checkout, fresh environments, servers."""
+"""What tests share: a watch for what they leave behind; wheels of this checkout, fresh environments and servers in them."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+SETTLE = 2.0  # seconds in which what is about to end may end; only a test that seems to leak waits
+
+# DataFusion starts two runtimes at their first use, one to plan and one to stream, and keeps them as long as the process lives.
+RUNTIME = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 1})
+runtimes = 2
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fails a test that leaves an open file, a thread, a task or a child process behind.
+
+    It is the first of a test's own fixtures, so it sees what they leave as well; what fixtures of a module or a session
+    opened is there before it looks.
+    """
+    before = (_files(), _threads(), _tasks(), _children())
+    yield
+    _allow_runtimes(before[0])
+    until = time.monotonic() + SETTLE
+    while leaks := _leaks(*before):
+        if time.monotonic() > until:
+            pytest.fail(f"the test left behind: {'; '.join(leaks)}", pytrace=False)
+        gc.collect()
+        time.sleep(0.01)
+
+
+def _allow_runtimes(files: Counter[str]) -> None:
+    """Counts what DataFusion opened for the whole process as there before."""
+    global runtimes
+    while runtimes and "datafusion" in sys.modules and _files() - files >= RUNTIME:
+        files.update(RUNTIME)
+        runtimes -= 1
+
+
+def _leaks(files: Counter[str], threads: set[threading.Thread], tasks: set[Any], children: dict[str, str]) -> list[str]:
+    """What is there now and was not there before, each in words."""
+    return [
+        *(f"an open file, {target}" for target in sorted((_files() - files).elements())),
+        *(f"the thread {thread.name!r}" for thread in _threads() - threads),
+        *(f"the task {task.get_name()!r} of {task.get_coro()!r}" for task in _tasks() - tasks),
+        *(f"the child process {command}" for command in _new(_children(), children)),
+    ]
+
+
+def _new(children: dict[str, str], before: dict[str, str]) -> list[str]:
+    """The commands of new children. A server of the module's that a test ended and started again is no new one."""
+    added = Counter(command for child, command in children.items() if child not in before)
+    return sorted((added - Counter(command for child, command in before.items() if child not in children)).elements())
+
+
+def _files() -> Counter[str]:
+    """What the open file descriptors point to. The same file under another number is no leak."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - a path object for each would cost more than all else here
+        with contextlib.suppress(OSError):  # the one that listed them
+            found[os.readlink(f"/proc/self/fd/{number}")] += 1  # noqa: PTH115 - the same
+    return found
+
+
+def _threads() -> set[threading.Thread]:
+    """Threads that hold up the end of the process, and those of an engine."""
+    return {one for one in threading.enumerate() if not one.daemon or one.name.startswith("walmill")}
+
+
+def _tasks() -> set[Any]:
+    """Tasks of all loops that are not done. `asyncio.all_tasks` wants to be told the loop, and leaked loops are unknown."""
+    kept = getattr(asyncio.tasks, "_scheduled_tasks", None) or getattr(asyncio.tasks, "_all_tasks", ())
+    return {task for task in list(kept) if not task.done()}
+
+
+def _children() -> dict[str, str]:
+    """The child processes by number, with their commands; ended ones that nobody waited for as well."""
+    found: dict[str, str] = {}
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # none: the usual case, found out at once
+        return found
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+            for child in (thread / "children").read_text().split():
+                with contextlib.suppress(OSError):  # a child that did
+                    found[child] = _command(Path("/proc", child))
+    return found
+
+
+def _command(process: Path) -> str:
+    command = (process / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return command or f"{(process / 'comm').read_text().strip()}, which has ended and was not waited for"
 
 
 @pytest.fixture(scope="session")

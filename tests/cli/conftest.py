@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,24 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for one in started:
         one.process.kill()
         one.process.wait(DEADLINE)
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Puts a distribution of plugins on disk, as pip would; gives the variables with which a process finds it."""
+    site = tmp_path / "site"
+
+    def put(name: str, plugins: Mapping[str, str], modules: Mapping[str, str]) -> dict[str, str]:
+        info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = "".join(f"{plugin} = {value}\n" for plugin, value in plugins.items())
+        (info / "entry_points.txt").write_text(f"[walmill]\n{lines}")
+        for module, text in modules.items():
+            (site / f"{module}.py").write_text(text)
+        return {"PYTHONPATH": str(site)}
+
+    return put
 
 
 @pytest.fixture(scope="session")

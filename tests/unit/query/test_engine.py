@@ -33,6 +33,7 @@ def cpu_rows(start, rows, hosts=10):
 @pytest.fixture(scope="module")
 def engine():
     engine = QueryEngine(memory_limit=32 * 2**20)
+    engine.query({}, "SELECT 1")  # starts its thread here, not in the first test
     yield engine
     engine.close()
 

@@ -70,6 +70,7 @@ def seen(table):
 @pytest.fixture(scope="module")
 def engine():
     engine = QueryEngine()
+    engine.query({}, "SELECT 1")  # starts its thread here, not in the first test
     yield engine
     engine.close()
 

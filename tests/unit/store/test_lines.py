@@ -85,11 +85,17 @@ def _decide(writes: list[LineWrite], *, joined: bool) -> tuple[list[Any], dict[i
     view = View()
     answers: list[Any] = [None] * len(writes)
     rows: dict[int, list[Any]] = {}
-    for places in together(writes) if joined else [[place] for place in range(len(writes))]:
+    waiting = together(writes) if joined else [[place] for place in range(len(writes))]
+    while waiting:
+        places = waiting.pop(0)
         draft = Draft(view, NOW)
         found: list[Written | WalmillError]
         if len(places) > 1:
-            found = prepare_together([writes[place] for place in places], draft)
+            try:
+                found = prepare_together([writes[place] for place in places], draft)
+            except WalmillError:  # not as a whole: one by one, as the committer does
+                waiting[:0] = [[place] for place in places]
+                continue
         else:
             try:
                 found = [writes[places[0]].prepare(draft)]
@@ -115,6 +121,7 @@ def _decide(writes: list[LineWrite], *, joined: bool) -> tuple[list[Any], dict[i
 @given(WRITES, st.sampled_from([Precision.AUTO, Precision.SECOND]))
 @example([(b'logs,host=a msg="', True), (b"cpu v=1 1", True), (b'" 3', True)], Precision.AUTO)
 @example([(b"cpu v=1 1", False), (b"cpu v=2i 2\ncpu w=1i 3", False), (b"cpu w=1 3", True)], Precision.AUTO)
+@example([(b"cpu", False)] * 5 + [(b"cpu v=1", True)], Precision.AUTO)
 @example([(b"cpu v=1\n", True), (b"\n# c\n\ncpu v=x\n", True), (b"", True), (b"cpu v=2", True)], Precision.AUTO)
 def test_joined_writes_mean_what_each_means_alone(given: list[tuple[bytes, bool]], precision: Precision) -> None:
     # bodies that are joined keep their order, but may be decided before one that is not: compare with that order

@@ -236,7 +236,9 @@ def _describe(loaded: object, description: PluginDescription) -> PluginDescripti
 
 def _cause(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if frames else ""
+    # a frame of Python's own import machinery tells its reader nothing: it is there when the entry point's module is missing
+    known = frames and not frames[-1].filename.startswith("<frozen ")
+    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if known else ""
     return f"{described(error)}{place}"
 
 
