@@ -31,17 +31,21 @@ runtimes = 2
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
+def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves an open file, a thread, a task or a child process behind.
 
     It is the first of a test's own fixtures, so it sees what they leave as well; what fixtures of a module or a session
-    opened is there before it looks.
+    opened is there before it looks. What a library of others leaves is marked at the test: `may_leave("thread", reason="…")`.
     """
+    marks = request.node.iter_markers("may_leave")
+    allowed = tuple(
+        f"{start} {kind}" for mark in marks for kind in mark.args for start in ("an open", "the", "the child")
+    )
     before = (_files(), _threads(), _tasks(), _children())
     yield
     _allow_runtimes(before[0])
     until = time.monotonic() + SETTLE
-    while leaks := _leaks(*before):
+    while leaks := [leak for leak in _leaks(*before) if not leak.startswith(allowed)]:
         if time.monotonic() > until:
             pytest.fail(f"the test left behind: {'; '.join(leaks)}", pytrace=False)
         gc.collect()

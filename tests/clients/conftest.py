@@ -37,7 +37,9 @@ class Server:
     _http: httpx2.Client = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._http = httpx2.Client(base_url=self.url, trust_env=False, timeout=DEADLINE)
+        # no connection is kept: one that a test made would look like the test's own
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._http = httpx2.Client(base_url=self.url, trust_env=False, timeout=DEADLINE, limits=limits)
 
     @property
     def url(self) -> str:

@@ -47,6 +47,7 @@ def test_asynchronous(server: Any) -> None:
     assert [t for _, _, t in _rows(server, "py2_async")] == list(range(20))
 
 
+@pytest.mark.may_leave("thread", reason="the pool of WriteOptions is never shut down")
 @pytest.mark.parametrize("gzip", [True, False])
 def test_batching(server: Any, gzip: bool) -> None:
     bucket = f"py2_batching_{gzip}"
@@ -64,6 +65,9 @@ def test_batching(server: Any, gzip: bool) -> None:
     assert [(v, t) for _, v, t in _rows(server, bucket)] == [(float(n), n) for n in range(1050)]
 
 
+@pytest.mark.may_leave(
+    "file", "thread", reason="a refused batch keeps its connection, and the pool of WriteOptions is never shut down"
+)
 def test_a_bad_line_refuses_its_batch_and_is_not_sent_again(server: Any) -> None:
     failed: list[Any] = []
     with _client(server) as client:

@@ -69,6 +69,14 @@ INNER = """
         asyncio.run(asyncio.sleep(0))
         subprocess.run([sys.executable, "-c", ""], check=True)
 
+    @pytest.mark.may_leave("file", reason="it is a library's")
+    def test_fine_what_is_marked():
+        kept.append(open(__file__))
+
+    @pytest.mark.may_leave("file", reason="it is a library's")
+    def test_marked_for_another_kind():
+        threading.Thread(target=end.wait, name="of-another-kind").start()
+
     def test_fine_what_ends_soon(of_the_module):
         threading.Thread(target=time.sleep, args=(0.2,)).start()
 
@@ -78,8 +86,9 @@ INNER = """
 
     def test_the_end():
         end.set()
-        kept[-2].kill()
-        kept[-2].wait()
+        [child] = [one for one in kept if isinstance(one, subprocess.Popen)]
+        child.kill()
+        child.wait()
 """
 
 FOUND = {
@@ -91,6 +100,7 @@ FOUND = {
     "test_task": r"the task 'forgotten-task' of <coroutine object forever at \w+>",
     "test_child": r"the child process \S+ -c .*# forgotten-child",
     "test_child_that_nobody_waited_for": r"the child process true, which has ended and was not waited for",
+    "test_marked_for_another_kind": r"the thread 'of-another-kind'",
 }
 
 
@@ -100,7 +110,7 @@ def test_each_kind_of_leak_fails_its_test_and_no_other(tmp_path: Path) -> None:
     assert "SETTLE = 2.0" in text
     (tmp_path / "conftest.py").write_text(text.replace("SETTLE = 2.0", "SETTLE = 0.4"))
     (tmp_path / "test_inner.py").write_text(dedent(INNER))
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = may_leave\n")
     options = ["-q", "-rA", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "--color=no"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "test_inner.py"],
