@@ -29,7 +29,7 @@ from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
-from walmill.ingest.errors import LineError
+from walmill.ingest.errors import LineError, SlowBody
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision, parse_precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
@@ -42,7 +42,7 @@ from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
 from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
-from walmill.store.lines import SMALL_BYTES, LineWrite
+from walmill.store.lines import LARGE_BYTES, LineWrite
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Outcome, RowsWrite, Submission, Ticket
 from walmill.store.view import View
@@ -271,6 +271,11 @@ class Engine:
             Unavailable: For what may be accepted later; nothing of it was kept.
         """
         submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
+        if not _is_large(submission):
+            try:
+                return _result(self.submit(submission).result())
+            except SlowBody:
+                pass
         self._read_ahead(submission)
         return _result(self.submit(submission).result())
 
@@ -288,19 +293,22 @@ class Engine:
         """As `write`, for an event loop."""
         submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
         loop = asyncio.get_running_loop()
-        if submission.size <= SMALL_BYTES or not isinstance(submission, LineWrite):
-            return _result(await self.submit(submission, Ticket(loop)))
+        if not _is_large(submission):
+            try:
+                return _result(await self.submit(submission, Ticket(loop)))
+            except SlowBody:
+                pass
         with contextlib.suppress(RuntimeError):  # the readers have shut down meanwhile: the next line says so
             await loop.run_in_executor(self._readers, self._read_ahead, submission)
         result = _result(await self.submit(submission, Ticket(loop)))
-        if submission.ahead is not None and submission.ahead.scanned.points:
+        if isinstance(submission, LineWrite) and submission.ahead is not None:
             with contextlib.suppress(RuntimeError):
                 self._readers.submit(let_go, submission.ahead.scanned.points)
         return result
 
     def _read_ahead(self, submission: Submission) -> None:
-        """Reads a large body here, so that the committer, for which all writers wait, need not."""
-        if isinstance(submission, LineWrite) and submission.size > SMALL_BYTES:
+        """Reads a body here, so that the committer, for which all writers wait, need not."""
+        if isinstance(submission, LineWrite):
             view = self.view()
             submission.read_ahead(lambda table: _schema(view, submission.database, table))
 
@@ -650,6 +658,10 @@ class Engine:
 
 def _result(outcome: Outcome) -> WriteResult:
     return WriteResult(outcome.sequence, outcome.value.rows, outcome.value.errors)
+
+
+def _is_large(submission: Submission) -> bool:
+    return isinstance(submission, LineWrite) and submission.size > LARGE_BYTES
 
 
 def _schema(view: View, database: str, table: str) -> Any:

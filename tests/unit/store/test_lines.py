@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,11 +10,22 @@ from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from walmill.engine import Engine, WriteResult
 from walmill.errors import InvalidRequest, WalmillError
+from walmill.ingest.errors import SlowBody
 from walmill.ingest.precision import Precision
 from walmill.store.commit import Commit
 from walmill.store.draft import Draft
-from walmill.store.lines import JOINED_BYTES, SMALL_BYTES, LineWrite, join, joinable, prepare_together, together
+from walmill.store.lines import (
+    JOINED_BYTES,
+    SLOW_LINES,
+    SMALL_BYTES,
+    LineWrite,
+    join,
+    joinable,
+    prepare_together,
+    together,
+)
 from walmill.store.submission import Flush, Written
 from walmill.store.view import View
 
@@ -158,6 +170,33 @@ def test_what_is_read_ahead_means_the_same_however_old_its_schemas_are(
         except InvalidRequest as error:
             assert error.message == "incoming write was empty"  # noqa: PT017 - which of them are empty is compared below
     assert _decide(writes, joined=False) == plain
+
+
+@pytest.mark.parametrize("line", [b"cpu,host=abcdef v=x", b"cpu,a=1,a=2 v=1"])
+def test_a_body_that_takes_too_long_for_the_committer_is_read_ahead(line: bytes) -> None:
+    """Alone and joined with others: all writers wait for the committer."""
+    slow = LineWrite("d", b"\n".join([line] * (SLOW_LINES + 1)), Precision.AUTO, NOW)
+    fast = LineWrite("d", b"cpu v=1 1", Precision.AUTO, NOW)
+    with pytest.raises(SlowBody, match="501 lines"):
+        slow.prepare(Draft(View(), NOW))
+    with pytest.raises(SlowBody):
+        prepare_together([fast, slow], Draft(View(), NOW))
+    slow.read_ahead(lambda table: None)
+    assert len(slow.prepare(Draft(View(), NOW)).errors) == SLOW_LINES + 1
+
+
+@pytest.mark.parametrize("size", [100, 3_000, 200_000])
+def test_bodies_of_all_sizes_are_answered(size: int) -> None:
+    """Up to 6 KB, with the committer, and ahead of it: good and bad lines."""
+    body = b"\n".join([b"cpu,host=a v=%d %d\ncpu v=x" % (turn, turn) for turn in range(size // 25)])
+    with Engine.open(discover_plugins=False) as engine:
+
+        async def write() -> WriteResult:
+            return await engine.write_async(body, database="d", precision="ns")
+
+        for result in (engine.write(body, database="d", precision="ns"), asyncio.run(write())):
+            assert (result.rows, len(result.errors)) == (size // 25, size // 25)
+            assert [error.line_number for error in result.errors] == list(range(2, 2 * (size // 25) + 1, 2))
 
 
 def test_rows_that_were_read_ahead_are_taken_as_they_are_while_the_schemas_stand() -> None:

@@ -45,6 +45,17 @@ def excerpt(line: str, limit: int = LINE_EXCERPT_BYTES) -> str:
     return line[:limit].encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
 
 
+class SlowBody(InvalidRequest):
+    """A body has more lines for the plain parser than its reader has time for: it is read by somebody who has.
+
+    Args:
+        lines: How many.
+    """
+
+    def __init__(self, lines: int) -> None:
+        super().__init__(f"the body has {lines:,} lines that are read one by one")
+
+
 class RowError(InvalidRequest):
     """A row or a column that was given as Python objects or as Arrow cannot be written.
 

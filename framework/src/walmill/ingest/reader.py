@@ -28,7 +28,13 @@ class _Parsers(threading.local):
 _parsers = _Parsers()
 
 
-def scan(body: bytes, *, precision: Precision, default_time: int | Sequence[tuple[int, int]]) -> Scanned:
+def scan(
+    body: bytes,
+    *,
+    precision: Precision,
+    default_time: int | Sequence[tuple[int, int]],
+    slow_limit: int | None = None,
+) -> Scanned:
     """Reads a body without looking at any schema; from any thread.
 
     Args:
@@ -36,9 +42,13 @@ def scan(body: bytes, *, precision: Precision, default_time: int | Sequence[tupl
         precision: Unit of its timestamps.
         default_time: Time of lines without one, ns since the epoch. For joined bodies: pairs of the physical line from which
             on it is another time, and that time, rising; the first one is for line 1.
+        slow_limit: Most lines that may be left to the plain parser, if there are so many that it matters; None for any number.
+
+    Raises:
+        SlowBody: If there are more.
     """
     if len(body) > SMALL:
-        return _parsers.vector.parse(body, precision=precision, default_time=default_time)
+        return _parsers.vector.parse(body, precision=precision, default_time=default_time, slow_limit=slow_limit)
     if isinstance(default_time, int):
         parsed = parse(body, precision=precision, default_time=default_time)
     else:

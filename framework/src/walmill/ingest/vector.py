@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from walmill.ingest.block import Block, Bools, Ints, Scratch, Words, line_numbers, read_block, sort_out
+from walmill.ingest.errors import SlowBody
 from walmill.ingest.heads import HeadCache, Shape
 from walmill.ingest.lineprotocol import parse_lines, unescape_key
 from walmill.ingest.numbers import MASKS, read_integers, scale_times
@@ -54,7 +55,14 @@ class VectorParser:
         self._scratch = Scratch()
         self._heads = HeadCache() if heads is None else heads
 
-    def parse(self, body: bytes, *, precision: Precision, default_time: int | Sequence[tuple[int, int]]) -> Scanned:
+    def parse(
+        self,
+        body: bytes,
+        *,
+        precision: Precision,
+        default_time: int | Sequence[tuple[int, int]],
+        slow_limit: int | None = None,
+    ) -> Scanned:
         """Reads a body of line protocol.
 
         Args:
@@ -62,6 +70,10 @@ class VectorParser:
             precision: Unit of the timestamps.
             default_time: Time of the lines that have none, ns. For joined bodies: pairs of the physical line from which on
                 it is another time, and that time, rising; the first one is for line 1.
+            slow_limit: Most lines that may be left to the plain parser; None for any number.
+
+        Raises:
+            SlowBody: If there are more.
         """
         pairs = ((1, default_time),) if isinstance(default_time, int) else default_time
         from_lines = np.array([line for line, _ in pairs])
@@ -95,6 +107,8 @@ class VectorParser:
                 others += [(number, body[start:end].decode()) for number, start, end in places]
                 others.sort()
             text_of = _Texts(body, numbers, starts, ends)
+        if slow_limit is not None and len(others) > slow_limit:
+            raise SlowBody(len(others))
         parsed = parse_lines(
             others,
             precision,

@@ -1,7 +1,9 @@
 """Writes of line protocol: one body, or many small ones that are read together and answered one by one.
 
-A large body is read by another thread than the committer (`read_ahead`), against the newest view, and the committer only checks
-that the schemas are still those: nobody waits for somebody else's body to be parsed.
+A body that is very large, or of which many lines are left to the plain parser (`SlowBody`), is read by another thread than the
+committer (`read_ahead`), against the newest view, and the committer only checks that the schemas are still those: nobody waits
+for it. What the fast parser reads in milliseconds stays with the committer: two threads that pass the interpreter's lock to and
+fro between thousands of small steps take twice the processor's time.
 
 Joining never changes what a body means: only bodies of one database and precision that are valid UTF-8 and hold neither `"` nor
 `\\` are joined, so that a string without its end in one body never reaches into the next. What is wrong with a line is told to
@@ -31,6 +33,10 @@ JOINED_BYTES = 1_500_000
 """Joined bodies are about this large at most: larger ones no longer fit the processor's cache, and are read more slowly."""
 SMALL_BYTES = 64 * 1024
 """A larger body gains nothing by being joined, and its lines would keep the committer for tens of milliseconds at their worst."""
+LARGE_BYTES = 2 * 2**20
+"""A larger body is always read ahead."""
+SLOW_LINES = 500
+"""The committer takes about 5 ms for so many lines that are read one by one; a body with more of them is read ahead."""
 EMPTY = "incoming write was empty"
 _ROUNDS = 4
 
@@ -79,14 +85,21 @@ class LineWrite:
         return len(self.body)
 
     def prepare(self, draft: Draft) -> Written:
-        """Parses, checks against the schema, and adds what is accepted."""
+        """Parses, checks against the schema, and adds what is accepted.
+
+        Raises:
+            InvalidRequest: If there is nothing but comments and blank lines.
+            SlowBody: If it takes too long here: `read_ahead`, and submit it again.
+        """
         schema_of = _schemas(draft, self.database)
         ahead = self.ahead
         if ahead is not None and all(schema_of(table) is schema for table, schema in ahead.schemas.items()):
             made = ahead.made
         else:
             made = read_rows(
-                self._scan() if ahead is None else ahead.scanned, schema_of, accept_partial=self.accept_partial
+                self._scan(SLOW_LINES) if ahead is None else ahead.scanned,
+                schema_of,
+                accept_partial=self.accept_partial,
             )
         return Written(_add(draft, self.database, made), made.errors)
 
@@ -106,11 +119,11 @@ class LineWrite:
             schemas[table] = schema_of(table)
             return schemas[table]
 
-        scanned = self._scan()
+        scanned = self._scan(None)
         self.ahead = Ahead(scanned, read_rows(scanned, noted, accept_partial=self.accept_partial), schemas)
 
-    def _scan(self) -> Scanned:
-        scanned = scan(self.body, precision=self.precision, default_time=self.received)
+    def _scan(self, slow_limit: int | None) -> Scanned:
+        scanned = scan(self.body, precision=self.precision, default_time=self.received, slow_limit=slow_limit)
         if scanned.is_empty:
             raise InvalidRequest(EMPTY)
         return scanned
@@ -176,6 +189,7 @@ def prepare_together(writes: Sequence[LineWrite], draft: Draft) -> list[Written 
         joined,
         precision=writes[0].precision,
         default_time=[(first, write.received) for first, write in zip(firsts, writes, strict=True)],
+        slow_limit=SLOW_LINES,
     )
     entries = _count(scanned, firsts)
     refused: dict[int, tuple[LineError, ...]] = {}
