@@ -40,7 +40,7 @@ from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
-from walmill.store.committer import Committer, Figures, Published
+from walmill.store.committer import Committer, Figures, Published, no_memory
 from walmill.store.draft import Draft
 from walmill.store.lines import LARGE_BYTES, LineWrite
 from walmill.store.replay import replay
@@ -241,7 +241,7 @@ class Engine:
     def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
         """Queues something for the committer."""
         if self._closed:
-            raise Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
+            raise _shutting_down()
         return self._committer.submit(submission, ticket)
 
     def write(
@@ -298,19 +298,26 @@ class Engine:
                 return _result(await self.submit(submission, Ticket(loop)))
             except SlowBody:
                 pass
-        with contextlib.suppress(RuntimeError):  # the readers have shut down meanwhile: the next line says so
-            await loop.run_in_executor(self._readers, self._read_ahead, submission)
+        try:
+            reading = loop.run_in_executor(self._readers, self._read_ahead, submission)
+        except RuntimeError:  # the pool takes nothing any more
+            raise _shutting_down() from None
+        await reading
         result = _result(await self.submit(submission, Ticket(loop)))
         if isinstance(submission, LineWrite) and submission.ahead is not None:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError):  # the pool takes nothing any more: then they are freed at once
                 self._readers.submit(let_go, submission.ahead.scanned.points)
         return result
 
     def _read_ahead(self, submission: Submission) -> None:
         """Reads a body here, so that the committer, for which all writers wait, need not."""
-        if isinstance(submission, LineWrite):
-            view = self.view()
+        if not isinstance(submission, LineWrite):
+            return
+        view = self.view()
+        try:
             submission.read_ahead(lambda table: _schema(view, submission.database, table))
+        except MemoryError:
+            raise no_memory() from None
 
     def _submission(
         self,
@@ -658,6 +665,10 @@ class Engine:
 
 def _result(outcome: Outcome) -> WriteResult:
     return WriteResult(outcome.sequence, outcome.value.rows, outcome.value.errors)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
 
 
 def _is_large(submission: Submission) -> bool:

@@ -11,13 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from walmill.engine import Engine, WriteResult
-from walmill.errors import InvalidRequest, WalmillError
+from walmill.errors import InvalidRequest, Unavailable, WalmillError
 from walmill.ingest.errors import SlowBody
 from walmill.ingest.precision import Precision
 from walmill.store.commit import Commit
 from walmill.store.draft import Draft
 from walmill.store.lines import (
     JOINED_BYTES,
+    LARGE_BYTES,
     SLOW_LINES,
     SMALL_BYTES,
     LineWrite,
@@ -197,6 +198,19 @@ def test_bodies_of_all_sizes_are_answered(size: int) -> None:
         for result in (engine.write(body, database="d", precision="ns"), asyncio.run(write())):
             assert (result.rows, len(result.errors)) == (size // 25, size // 25)
             assert [error.line_number for error in result.errors] == list(range(2, 2 * (size // 25) + 1, 2))
+
+
+def test_short_memory_while_reading_ahead_may_pass_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    body = b"cpu,host=abcdef v=1 1\n" * (LARGE_BYTES // 22 + 1)
+    with Engine.open(discover_plugins=False) as engine:
+        monkeypatch.setattr("walmill.store.lines.scan", read)
+        with pytest.raises(Unavailable, match="memory is short"):
+            engine.write(body, database="d")
+        with pytest.raises(Unavailable, match="memory is short"):
+            asyncio.run(engine.write_async(body, database="d"))
 
 
 def test_rows_that_were_read_ahead_are_taken_as_they_are_while_the_schemas_stand() -> None:

@@ -20,7 +20,7 @@ from walmill.engine import Engine
 from walmill.errors import InvalidRequest, Unavailable
 from walmill.http.body import read_body
 from walmill.http.problems import LIMIT_MESSAGES, send_bytes
-from walmill.http.site import Site, json_bytes
+from walmill.http.site import Site, json_bytes, json_list
 from walmill.http.write import flag
 from walmill.ingest.arrow import from_arrow
 from walmill.ingest.assemble import TableRows
@@ -216,7 +216,8 @@ def _refusal(errors: list[RowError], accept_partial: bool) -> tuple[int, bytes]:
     """Status and body for refused rows: every one by its number."""
     status = 422 if any(error.reason.startswith(LIMIT_MESSAGES) for error in errors) else 400
     what = "partial write of rows occurred" if accept_partial else "rows were refused, and nothing was written"
-    return status, json_bytes({"error": what, "data": [_shown(error) for error in errors]})
+    data = json_list([_shown(error) for error in errors])
+    return status, b'{"error":' + json_bytes(what) + b',"data":' + data + b"}"
 
 
 def _shown(error: RowError) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from walmill.collector import let_go
 from walmill.errors import InvalidRequest
 from walmill.http.body import read_body
 from walmill.http.problems import LIMIT_MESSAGES, send_bytes
-from walmill.http.site import Site, json_bytes
+from walmill.http.site import Site, json_bytes, json_list
 from walmill.ingest.errors import LineError
 from walmill.ingest.precision import Precision, parse_precision
 
@@ -91,12 +91,8 @@ def refusal(errors: Sequence[LineError], accept_partial: bool) -> tuple[int, byt
     """
     status = status_of(errors)
     if accept_partial:
-        # In parts, since other threads cannot run while one of them is made, and there may be hundreds of thousands of errors.
-        parts = [
-            json_bytes([error.as_dict() for error in errors[first : first + MANY_ERRORS]])[1:-1]
-            for first in range(0, len(errors), MANY_ERRORS)
-        ]
-        return status, b'{"error":"partial write of line protocol occurred","data":[' + b",".join(parts) + b"]}"
+        data = json_list([error.as_dict() for error in errors])
+        return status, b'{"error":"partial write of line protocol occurred","data":' + data + b"}"
     return status, json_bytes({"error": "line protocol parsing error", "data": errors[0].as_dict()})
 
 

@@ -218,7 +218,7 @@ class Committer:
         patience = 0.0
         while not self._closed or self._held:
             item = self._next(block=not taken and not self._held)
-            if item is None and 0 < small < self._company and not self._closed:
+            if item is None and small == len(taken) and 0 < small < self._company and not self._closed:
                 # Senders that wait for their answers come back together; a frame for the first of them alone costs as much
                 # as one for all.
                 now = time.monotonic()
@@ -234,17 +234,13 @@ class Committer:
                 continue
             taken.append(item)
             size += item.submission.size
-            if item.submission.size > COMPANY_BYTES:
-                small = 0
-                self._company = 0  # what is large has enough to do
-            else:
-                small += 1
+            small += item.submission.size <= COMPANY_BYTES
             if size >= FRAME_BYTES:
                 break
             if len(taken) == 1 and self._interval:
                 self._linger()
         if taken:
-            self._company = small
+            self._company = small if small == len(taken) else 0
         now = time.monotonic()
         taken += [item for item in self._lazy if item.due <= now]
         self._lazy = [item for item in self._lazy if item.due > now]
@@ -330,7 +326,7 @@ class Committer:
             answers.append((item.ticket, Outcome(error=error)))
             return None
         except MemoryError:
-            answers.append((item.ticket, Outcome(error=_no_memory())))
+            answers.append((item.ticket, Outcome(error=no_memory())))
             return None
         except Exception as error:
             log.exception("a submission could not be decided", submission=type(item.submission).__name__)
@@ -419,7 +415,7 @@ class Committer:
             return error
         log.error("a frame could not be written", error=repr(error))
         if isinstance(error, MemoryError):
-            return _no_memory()
+            return no_memory()
         if isinstance(error, OSError):
             return Unavailable(
                 f"the log could not be written ({error.strerror or error}); nothing of this write was kept, send it again",
@@ -428,5 +424,6 @@ class Committer:
         return Internal(f"the engine met an error of its own while writing the log: {error!r}")
 
 
-def _no_memory() -> Unavailable:
+def no_memory() -> Unavailable:
+    """Why a write for which memory is short was not done."""
     return Unavailable("memory is short; nothing of this write was kept, send it again later", retry_after=5)
