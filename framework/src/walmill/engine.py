@@ -48,6 +48,7 @@ from walmill.store.submission import Define, Outcome, RowsWrite, Submission, Tic
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
+from walmill.triggers.shown import show
 from walmill.units import parse_time
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
@@ -521,42 +522,7 @@ class Engine:
         return self._shown(view.catalog.trigger(database, name), database, view)
 
     def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
-        try:
-            arguments = self.registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
-        except NotFound:
-            arguments = dict.fromkeys(trigger.arguments, "***")
-        cursor = view.cursors.get(trigger.id)
-        status = self._mill.status(trigger.id)
-        state, reason = trigger.state, trigger.reason
-        if trigger.enabled and status["blocked"]:
-            state, reason = "paused", status["blocked"]
-        return {
-            "database": database,
-            "trigger_name": trigger.name,
-            "plugin": trigger.plugin,
-            "trigger_specification": trigger.spec,
-            "trigger_arguments": arguments,
-            "state": state,
-            "disabled": trigger.state == "disabled",
-            "reason": reason,
-            "traceback": trigger.traceback,
-            "error_behavior": trigger.policy,
-            "attempts": trigger.attempts,
-            "run_async": trigger.run_async,
-            "max_concurrency": trigger.max_concurrency,
-            "max_batch_rows": trigger.max_batch_rows,
-            "methods": list(trigger.methods) if trigger.spec.startswith("request:") else None,
-            "missed": trigger.missed,
-            "grants": list(trigger.grants),
-            "derived": trigger.derived,
-            "executor": trigger.executor,
-            "created_at": trigger.created_at,
-            "through": None if cursor is None else cursor.through,
-            "last_fired": None if cursor is None else cursor.fired,
-            "running": status["running"],
-            "lag_commits": status["lag_commits"],
-            "next_due": status.get("next_due"),
-        }
+        return show(trigger, database, view.cursors.get(trigger.id), self._mill.status(trigger.id), self.registry)
 
     # ---- requests
 

@@ -1,0 +1,59 @@
+"""A trigger as it is shown: its definition, its cursor and what it is doing, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from walmill.errors import NotFound
+from walmill.model.cursor import Cursor
+from walmill.model.trigger import Trigger
+from walmill.plugins.registry import Registry
+
+
+def show(
+    trigger: Trigger, database: str, cursor: Cursor | None, status: Mapping[str, Any], registry: Registry
+) -> dict[str, Any]:
+    """What HTTP, the command line and `Engine.triggers` give of a trigger.
+
+    Args:
+        trigger: Its definition.
+        database: Name of its database.
+        cursor: Where it is in the log; None before its first run.
+        status: What the mill says of it: `blocked`, `running`, `lag_commits` and, for a schedule, `next_due`.
+        registry: Knows which of its arguments are secret; all are hidden when its plugin is not installed.
+    """
+    try:
+        arguments = registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
+    except NotFound:
+        arguments = dict.fromkeys(trigger.arguments, "***")
+    state, reason = trigger.state, trigger.reason
+    if trigger.enabled and status["blocked"]:
+        state, reason = "paused", status["blocked"]
+    return {
+        "database": database,
+        "trigger_name": trigger.name,
+        "plugin": trigger.plugin,
+        "trigger_specification": trigger.spec,
+        "trigger_arguments": arguments,
+        "state": state,
+        "disabled": trigger.state == "disabled",
+        "reason": reason,
+        "traceback": trigger.traceback,
+        "error_behavior": trigger.policy,
+        "attempts": trigger.attempts,
+        "run_async": trigger.run_async,
+        "max_concurrency": trigger.max_concurrency,
+        "max_batch_rows": trigger.max_batch_rows,
+        "methods": list(trigger.methods) if trigger.spec.startswith("request:") else None,
+        "missed": trigger.missed,
+        "grants": list(trigger.grants),
+        "derived": trigger.derived,
+        "executor": trigger.executor,
+        "created_at": trigger.created_at,
+        "through": None if cursor is None else cursor.through,
+        "last_fired": None if cursor is None else cursor.fired,
+        "running": status["running"],
+        "lag_commits": status["lag_commits"],
+        "next_due": status.get("next_due"),
+    }
