@@ -39,7 +39,7 @@ def fill(directory: Path, kind: str, round_number: int) -> int:
         for number in range(COMMITS):
             # of a size that is not joined with others: each is a commit
             body = f'cpu,host=h{number % 1000} text="",v={number} {1_700_000_000_000_000_000 + number}'
-            waiting.append(engine.submit(engine._submission(body, "d", None, None, "nanosecond", True, False)))
+            waiting.append(engine.submit(engine._writer.submission(body, "d")))
         for ticket in waiting:
             ticket.result(60)
         assert engine.figures.commits >= COMMITS, engine.figures

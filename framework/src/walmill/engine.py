@@ -6,7 +6,6 @@ Every method may be called from any thread. Those that end in `_async` are for a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,23 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from walmill.auth.tokens import hash_token, new_token, write_token_file
-from walmill.collector import let_go
 from walmill.context.capture import Capture
-from walmill.context.effects import Effects
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
-from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, PluginFailure, Unavailable, WalmillError
+from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, PluginFailure
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
-from walmill.ingest.errors import LineError, SlowBody
 from walmill.ingest.names import check_database_name
-from walmill.ingest.precision import Precision, parse_precision
+from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
 from walmill.model.catalog import INTERNAL, Token, create_database, put_token
 from walmill.model.trigger import Trigger
@@ -40,11 +36,10 @@ from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
-from walmill.store.committer import Committer, Figures, Published, no_memory
+from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
-from walmill.store.lines import LARGE_BYTES, LineWrite
 from walmill.store.replay import replay
-from walmill.store.submission import Define, Outcome, RowsWrite, Submission, Ticket
+from walmill.store.submission import Define, Submission, Ticket
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -52,31 +47,13 @@ from walmill.triggers.shown import show
 from walmill.units import parse_time
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
-from walmill_hookspecs import ContextError
+from walmill.writer import Writer, WriteResult
 from walmill_hookspecs.context import WriteData
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-READERS = 3
-"""So many large bodies are parsed at a time; one that takes seconds leaves the others to the next writers."""
-
 log = get_logger("walmill.engine")
-
-
-@frozen
-class WriteResult:
-    """What became of a write.
-
-    Attributes:
-        sequence: Sequence of its commit; None if nothing was accepted.
-        rows: Rows accepted.
-        errors: Lines refused.
-    """
-
-    sequence: int | None
-    rows: int
-    errors: Sequence[LineError] = ()
 
 
 class Engine:
@@ -147,7 +124,6 @@ class Engine:
             log.info("the log is replayed", commits=view.sequence, seconds=round(time.perf_counter() - began, 3))
         self._queries = QueryEngine(memory_limit=options.query_memory)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="walmill-read")
         self._watch = LoopWatch()
         self._mill = Mill(
             wal=self._wal,
@@ -168,6 +144,7 @@ class Engine:
             prepare=self._mill.prepare,
             flush_interval=options.flush_interval,
         )
+        self._writer = Writer(self._committer, options.clock)
         Capture.install()
         self._watch.start()
         self._committer.start()
@@ -241,9 +218,7 @@ class Engine:
 
     def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
         """Queues something for the committer."""
-        if self._closed:
-            raise _shutting_down()
-        return self._committer.submit(submission, ticket)
+        return self._writer.submit(submission, ticket)
 
     def write(
         self,
@@ -271,14 +246,16 @@ class Engine:
             InvalidRequest: For what can never be accepted.
             Unavailable: For what may be accepted later; nothing of it was kept.
         """
-        submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
-        if not _is_large(submission):
-            try:
-                return _result(self.submit(submission).result())
-            except SlowBody:
-                pass
-        self._read_ahead(submission)
-        return _result(self.submit(submission).result())
+        submission = self._writer.submission(
+            data,
+            database,
+            table=table,
+            tags=tags,
+            precision=precision,
+            accept_partial=accept_partial,
+            no_sync=no_sync,
+        )
+        return self._writer.write(submission)
 
     async def write_async(
         self,
@@ -292,61 +269,16 @@ class Engine:
         no_sync: bool = False,
     ) -> WriteResult:
         """As `write`, for an event loop."""
-        submission = self._submission(data, database, table, tags, precision, accept_partial, no_sync)
-        loop = asyncio.get_running_loop()
-        if not _is_large(submission):
-            try:
-                return _result(await self.submit(submission, Ticket(loop)))
-            except SlowBody:
-                pass
-        try:
-            reading = loop.run_in_executor(self._readers, self._read_ahead, submission)
-        except RuntimeError:  # the pool takes nothing any more
-            raise _shutting_down() from None
-        await reading
-        result = _result(await self.submit(submission, Ticket(loop)))
-        if isinstance(submission, LineWrite) and submission.ahead is not None:
-            with contextlib.suppress(RuntimeError):  # the pool takes nothing any more: then they are freed at once
-                self._readers.submit(let_go, submission.ahead.scanned.points)
-        return result
-
-    def _read_ahead(self, submission: Submission) -> None:
-        """Reads a body here, so that the committer, for which all writers wait, need not."""
-        if not isinstance(submission, LineWrite):
-            return
-        view = self.view()
-        try:
-            submission.read_ahead(lambda table: _schema(view, submission.database, table))
-        except MemoryError:
-            raise no_memory() from None
-
-    def _submission(
-        self,
-        data: WriteData | bytes,
-        database: str,
-        table: str | None,
-        tags: Sequence[str] | None,
-        precision: str | Precision,
-        accept_partial: bool,
-        no_sync: bool,
-    ) -> Submission:
-        check_database_name(database)
-        now = self.options.clock.now_ns()
-        if isinstance(data, str | bytes):
-            if table is not None:
-                raise InvalidRequest(f"table={table!r} was given with line protocol, which names its table itself")
-            body = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-            unit = precision if isinstance(precision, Precision) else parse_precision(precision)
-            return LineWrite(database, body, unit, now, accept_partial, no_sync)
-        view = self.view()
-        effects = Effects(lambda _, name: _schema(view, database, name), start=now, max_rows=2**62)
-        try:
-            rows = effects.convert(database, data, table, tags)
-        except WalmillError:
-            raise
-        except (ContextError, TypeError, ValueError) as error:
-            raise InvalidRequest(str(error)) from None
-        return RowsWrite([(database, one) for one in rows], no_sync=no_sync)
+        submission = self._writer.submission(
+            data,
+            database,
+            table=table,
+            tags=tags,
+            precision=precision,
+            accept_partial=accept_partial,
+            no_sync=no_sync,
+        )
+        return await self._writer.write_async(submission)
 
     # ---- databases and tokens
 
@@ -597,6 +529,7 @@ class Engine:
                 return True
             self._closed = True
             self.ready = False
+            self._writer.stop()
         clean = self._mill.stop(self.options.shutdown_timeout if timeout is None else timeout)
         self._committer.stop(30.0)
         self._mill.end()
@@ -605,7 +538,7 @@ class Engine:
         self._preparer.join(5.0)
         self._queries.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False)
+        self._writer.close()
         Capture.uninstall()
         self._release()
         if not clean:
@@ -627,20 +560,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _result(outcome: Outcome) -> WriteResult:
-    return WriteResult(outcome.sequence, outcome.value.rows, outcome.value.errors)
-
-
-def _shutting_down() -> Unavailable:
-    return Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
-
-
-def _is_large(submission: Submission) -> bool:
-    return isinstance(submission, LineWrite) and submission.size > LARGE_BYTES
-
-
-def _schema(view: View, database: str, table: str) -> Any:
-    found = view.catalog.find_table(view.catalog.find_database(database), table)
-    return None if found is None else found.schema

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from walmill.engine import Engine, WriteResult
+from walmill.engine import Engine
 from walmill.errors import InvalidRequest, Unavailable, WalmillError
 from walmill.ingest.errors import SlowBody
 from walmill.ingest.precision import Precision
@@ -29,6 +29,7 @@ from walmill.store.lines import (
 )
 from walmill.store.submission import Flush, Written
 from walmill.store.view import View
+from walmill.writer import WriteResult
 
 NOW = 1_700_000_000_000_000_000
 
