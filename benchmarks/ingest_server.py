@@ -36,7 +36,7 @@ def main(directory: str) -> None:
     quiet()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with Engine.open(data_dir=Path(directory), discover_plugins=False) as engine:
+    with Engine.open(data_dir=Path(directory), discover_plugins=False, reader_processes=True) as engine:
         engine.register(Reader, name="reader")
         engine.create_database("bench")
         engine.create_trigger(database="bench", name="read", plugin="reader", spec="all_tables")

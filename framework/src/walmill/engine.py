@@ -144,7 +144,7 @@ class Engine:
             prepare=self._mill.prepare,
             flush_interval=options.flush_interval,
         )
-        self._writer = Writer(self._committer, options.clock)
+        self._writer = Writer(self._committer, options.clock, processes=options.reader_processes)
         Capture.install()
         self._watch.start()
         self._committer.start()

@@ -30,6 +30,8 @@ class EngineOptions:
         wrappers: Plugins whose hook wrappers act on other distributions' plugins as well.
         discover_plugins: Whether installed plugins are looked for.
         operator_token: Whether the first start makes an operator token and leaves it in `data_dir`.
+        reader_processes: Whether large bodies of line protocol are read in processes of their own, where that is possible
+            and the machine has more than one processor.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
@@ -47,5 +49,6 @@ class EngineOptions:
     wrappers: Sequence[str] = ()
     discover_plugins: bool = True
     operator_token: bool = False
+    reader_processes: bool = False
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 from attrs import frozen
@@ -20,12 +21,15 @@ from walmill.errors import InvalidRequest, Unavailable, WalmillError
 from walmill.ingest.errors import LineError, SlowBody
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision, parse_precision
+from walmill.reading.process import SLOTS, Asked, ReaderProcess, Slot, possible
 from walmill.store.committer import Committer, no_memory
-from walmill.store.lines import LARGE_BYTES, LineWrite
-from walmill.store.submission import Outcome, RowsWrite, Submission, Ticket
+from walmill.store.lines import EMPTY, LARGE_BYTES, SLOW_LINES, SMALL_BYTES, Ahead, LineWrite
+from walmill.store.submission import Outcome, RowsWrite, Submission, Ticket, settle_all
 from walmill.store.view import View
 from walmill_hookspecs import ContextError
 from walmill_hookspecs.context import WriteData
+
+_PATIENCE = 30.0  # seconds that a slow body waits for the process that reads such; then a thread reads it
 
 READERS = 3
 """So many large bodies are parsed at a time; one that takes seconds leaves the others to the next writers."""
@@ -46,19 +50,40 @@ class WriteResult:
     errors: Sequence[LineError] = ()
 
 
+@frozen
+class _Way:
+    """How a body is read beside the committer.
+
+    Attributes:
+        pool: Where.
+        read: Reads it.
+        drop: Called instead of `read`.
+    """
+
+    pool: ThreadPoolExecutor
+    read: Callable[[], Any]
+    drop: Callable[[], None] = lambda: None
+
+
 class Writer:
     """Takes writes from any thread and any event loop.
 
     Args:
         committer: Decides on them.
         clock: The time for lines without one.
+        processes: Whether bodies above a size are read in processes of their own, if this machine can do that: one for those
+            that take milliseconds, another one for those that take longer. Otherwise by the committer, and by threads.
     """
 
-    def __init__(self, committer: Committer, clock: Clock) -> None:
+    def __init__(self, committer: Committer, clock: Clock, *, processes: bool = False) -> None:
         self._committer = committer
         self._clock = clock
         self._closed = False
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="walmill-read")
+        self._beside = ThreadPoolExecutor(SLOTS, thread_name_prefix="walmill-beside")
+        beside = processes and possible()
+        self._quick = ReaderProcess("reader") if beside else None
+        self._slow = ReaderProcess("slow-reader", slots=1) if beside else None
 
     def submit(self, submission: Submission, ticket: Ticket | None = None) -> Ticket:
         """Queues something for the committer.
@@ -72,32 +97,97 @@ class Writer:
 
     def write(self, submission: Submission) -> WriteResult:
         """Waits until a write is durable and visible; for a thread."""
-        if not _is_large(submission):
-            try:
-                return _result(self.submit(submission).result())
-            except SlowBody:
-                pass
-        self._read_ahead(submission)
-        return _result(self.submit(submission).result())
+        for attempt in count():
+            ticket = Ticket()
+            way = self._way(submission, attempt)
+            if way is None:
+                self.submit(submission, ticket)
+            else:
+                self._read_and_submit(way.read, submission, ticket)
+            with contextlib.suppress(SlowBody):
+                return _result(ticket.result())
+        raise AssertionError  # a body that was read here is never slow again
 
     async def write_async(self, submission: Submission) -> WriteResult:
         """As `write`, for an event loop."""
         loop = asyncio.get_running_loop()
-        if not _is_large(submission):
-            try:
-                return _result(await self.submit(submission, Ticket(loop)))
-            except SlowBody:
-                pass
+        for attempt in count():
+            ticket = Ticket(loop)
+            way = self._way(submission, attempt)
+            if way is None:
+                self.submit(submission, ticket)
+            else:
+                try:
+                    way.pool.submit(self._read_and_submit, way.read, submission, ticket)
+                except RuntimeError:  # the pool takes nothing any more
+                    way.drop()
+                    raise _shutting_down() from None
+            with contextlib.suppress(SlowBody):
+                result = _result(await ticket)
+                self._let_go(submission)
+                return result
+        raise AssertionError
+
+    def _way(self, submission: Submission, attempt: int) -> _Way | None:
+        """How a body is read before the committer comes to it; None leaves it to the committer."""
+        if not isinstance(submission, LineWrite):
+            return None
+        slow_from = 0 if submission.size > LARGE_BYTES else 1
+        if attempt >= slow_from:
+            process = self._slow if attempt == slow_from else None
+            return _Way(self._readers, lambda: self._read_ahead(submission, process))
+        quick = self._quick
+        slot = quick.take() if quick is not None and submission.size > SMALL_BYTES else None
+        if quick is None or slot is None:
+            return None
+        return _Way(
+            self._beside,
+            lambda: self._read_beside(quick, slot, submission, SLOW_LINES),
+            lambda: quick.give_back(slot),
+        )
+
+    def _read_and_submit(self, read: Callable[[], None], submission: Submission, ticket: Ticket) -> None:
+        """Reads in this thread, or has it read by a process, and submits; the ticket hears of any error."""
         try:
-            reading = loop.run_in_executor(self._readers, self._read_ahead, submission)
-        except RuntimeError:  # the pool takes nothing any more
-            raise _shutting_down() from None
-        await reading
-        result = _result(await self.submit(submission, Ticket(loop)))
-        if isinstance(submission, LineWrite) and submission.ahead is not None:
+            read()
+            self.submit(submission, ticket)
+        except MemoryError:
+            settle_all([(ticket, Outcome(error=no_memory()))])
+        except Exception as error:  # noqa: BLE001 - it is the answer
+            settle_all([(ticket, Outcome(error=error))])
+
+    def _read_ahead(self, submission: LineWrite, process: ReaderProcess | None) -> None:
+        slot = None if process is None else process.take(wait=_PATIENCE)
+        if process is None or slot is None or not self._read_beside(process, slot, submission, None):
+            submission.read_ahead(_schemas(self._committer.view, submission.database))
+
+    def _read_beside(self, process: ReaderProcess, slot: Slot, submission: LineWrite, slow_limit: int | None) -> bool:
+        view = self._committer.view
+        database = view.catalog.find_database(submission.database)
+        answered = process.read(
+            slot,
+            Asked(
+                0 if database is None else database.id,
+                submission.body,
+                submission.precision,
+                submission.received,
+                submission.accept_partial,
+                slow_limit,
+            ),
+            _schemas(view, submission.database),
+        )
+        if answered is None:
+            return False
+        if answered.made is None:
+            raise InvalidRequest(EMPTY)
+        submission.ahead = Ahead(None, answered.made, answered.schemas)
+        return True
+
+    def _let_go(self, submission: Submission) -> None:
+        """Frees what a body held in small steps, in a thread."""
+        if isinstance(submission, LineWrite) and submission.ahead is not None and submission.ahead.scanned is not None:
             with contextlib.suppress(RuntimeError):  # the pool takes nothing any more: then they are freed at once
                 self._readers.submit(let_go, submission.ahead.scanned.points)
-        return result
 
     def submission(
         self,
@@ -138,18 +228,13 @@ class Writer:
         self._closed = True
 
     def close(self) -> None:
-        """Ends the readers; one that still reads ends by itself."""
+        """Ends the readers; a thread that still reads ends by itself."""
         self.stop()
+        for process in (self._quick, self._slow):
+            if process is not None:
+                process.close()
         self._readers.shutdown(wait=False)
-
-    def _read_ahead(self, submission: Submission) -> None:
-        """Reads a body in this thread, so that the committer need not."""
-        if not isinstance(submission, LineWrite):
-            return
-        try:
-            submission.read_ahead(_schemas(self._committer.view, submission.database))
-        except MemoryError:
-            raise no_memory() from None
+        self._beside.shutdown(wait=False)
 
 
 def _result(outcome: Outcome) -> WriteResult:
@@ -158,10 +243,6 @@ def _result(outcome: Outcome) -> WriteResult:
 
 def _shutting_down() -> Unavailable:
     return Unavailable("the engine is shutting down; send it again when it is back", retry_after=5)
-
-
-def _is_large(submission: Submission) -> bool:
-    return isinstance(submission, LineWrite) and submission.size > LARGE_BYTES
 
 
 def _schemas(view: View, database: str) -> Callable[[str], Any]:

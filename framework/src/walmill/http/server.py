@@ -150,6 +150,7 @@ def options_of(settings: Settings) -> EngineOptions:
         allowed_plugins=settings.allowed_plugins,
         strict_plugins=settings.strict_plugins,
         wrappers=settings.wrappers,
+        reader_processes=settings.reader_processes,
     )
 
 

@@ -41,12 +41,14 @@ class TableRows:
             least one row, both in the order of the schema as it is after the write, then `time` (timestamp[ns] without
             zone, UTC). Tags are plain strings, a missing value is null, and a column without nulls has no validity
             buffer.
+        encoded: The batch as it is put into the log, if somebody has made that already.
     """
 
     name: str
     new_tags: tuple[str, ...]
     new_fields: Mapping[str, FieldType]
     batch: pa.RecordBatch
+    encoded: pa.Buffer | None = None
 
 
 @frozen

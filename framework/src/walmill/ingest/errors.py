@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from walmill.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 LINE_EXCERPT_BYTES = 20
+_STEP = 500
 
 
 class LineError(NamedTuple):
@@ -32,6 +37,36 @@ class LineError(NamedTuple):
         }
 
 
+class LineErrors(Sequence[LineError]):
+    """Many refused lines in columns: each becomes an object when it is looked at.
+
+    Args:
+        columns: `line_number`, `message` and `line`, in the order of the lines.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: pa.RecordBatch) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return int(self._columns.num_rows)
+
+    @overload
+    def __getitem__(self, place: int) -> LineError: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[LineError]: ...
+    def __getitem__(self, place: int | slice) -> LineError | list[LineError]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        return LineError(*(column[range(len(self))[place]].as_py() for column in self._columns.columns))
+
+    def __iter__(self) -> Iterator[LineError]:
+        for start in range(0, len(self), _STEP):
+            some = self._columns.slice(start, _STEP)
+            yield from map(LineError, *(column.to_pylist() for column in some.columns))
+
+
 def excerpt(line: str, limit: int = LINE_EXCERPT_BYTES) -> str:
     """The start of a line for an error message.
 
@@ -50,9 +85,13 @@ class SlowBody(InvalidRequest):
 
     Args:
         lines: How many.
+
+    Attributes:
+        lines: As given.
     """
 
     def __init__(self, lines: int) -> None:
+        self.lines = lines
         super().__init__(f"the body has {lines:,} lines that are read one by one")
 
 

@@ -147,6 +147,12 @@ class Settings:
     segment_size: int = _setting(
         "size", 64 * _MIB, "Size of a segment of the log.", unit="bytes", minimum=_MIB, maximum=2**30
     )
+    reader_processes: bool = _setting(
+        "bool",
+        True,
+        "Read bodies above 64 KiB in processes of their own, where the machine has a second processor.",
+        negative="--no-reader-processes",
+    )
     shutdown_timeout: int = _setting(
         "duration", 30 * units.SECOND, "How long runs may take to finish when the server stops.", maximum=units.DAY
     )

@@ -22,10 +22,17 @@ Source = Literal["client", "engine", "write", "schedule", "request", "startup"]
 
 @frozen
 class RowsPart:
-    """The rows of one table: the table's id and one batch (tags, fields, `time`; only columns that have values)."""
+    """The rows of one table: the table's id and one batch (tags, fields, `time`; only columns that have values).
+
+    Attributes:
+        table: Id of the table.
+        batch: The rows.
+        encoded: The batch as the log has it, if it is there already.
+    """
 
     table: int
     batch: pa.RecordBatch
+    encoded: pa.Buffer | None = None
 
 
 @frozen
@@ -87,7 +94,11 @@ def to_entry(commit: Commit) -> Entry:
     if commit.definitions:
         meta["definitions"] = commit.definitions
     sections = [
-        Section("rows", {"table": part.table, "rows": part.batch.num_rows}, encode_rows(part.batch))
+        Section(
+            "rows",
+            {"table": part.table, "rows": part.batch.num_rows},
+            encode_rows(part.batch) if part.encoded is None else part.encoded,
+        )
         for part in commit.rows
     ]
     sections += [Section("state", {"space": part.space}, pack_changes(part.changes)) for part in commit.state]

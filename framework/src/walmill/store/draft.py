@@ -49,7 +49,7 @@ class Draft:
         self.chain: tuple[int, ...] = ()
         self.run: str | None = None
         self._definitions: list[dict[str, Any]] = []
-        self._rows: dict[int, list[pa.RecordBatch]] = {}
+        self._rows: dict[int, list[TableRows]] = {}
         self._cursor: tuple[int, Cursor] | None = None
         self._state: list[StatePart] = []
 
@@ -102,7 +102,7 @@ class Draft:
                     if present + gain > COLUMNS_PER_TABLE:
                         raise SchemaConflict(too_many_columns(rows.name, present, gain))
                     self.define({"op": "add_columns", "id": number, "tags": new_tags, "fields": new_fields})
-        self._rows.setdefault(number, []).append(rows.batch)
+        self._rows.setdefault(number, []).append(rows)
 
     def move(self, trigger: int, cursor: Cursor) -> None:
         """Sets the cursor of the trigger for which this commit is made."""
@@ -127,8 +127,10 @@ class Draft:
         if not (self._definitions or self._rows or self._cursor or self._state):
             return None
         parts = tuple(
-            RowsPart(number, join_batches(batches, self.catalog.tables[number].schema))
-            for number, batches in self._rows.items()
+            RowsPart(number, rows[0].batch, rows[0].encoded)
+            if len(rows) == 1
+            else RowsPart(number, join_batches([one.batch for one in rows], self.catalog.tables[number].schema))
+            for number, rows in self._rows.items()
         )
         size = sum(part.batch.nbytes for part in parts)
         if size > COMMIT_BYTES:

@@ -1,9 +1,9 @@
 """Writes of line protocol: one body, or many small ones that are read together and answered one by one.
 
 A body that is very large, or of which many lines are left to the plain parser (`SlowBody`), is read by another thread than the
-committer (`read_ahead`), against the newest view, and the committer only checks that the schemas are still those: nobody waits
-for it. What the fast parser reads in milliseconds stays with the committer: two threads that pass the interpreter's lock to and
-fro between thousands of small steps take twice the processor's time.
+committer (`read_ahead`), or by another process (`walmill.writer`), against the newest view, and the committer only checks that
+the schemas are still those: nobody waits for it. What the fast parser reads in milliseconds is never left to a thread: two that
+pass the interpreter's lock to and fro between thousands of small steps take twice the processor's time.
 
 Joining never changes what a body means: only bodies of one database and precision that are valid UTF-8 and hold neither `"` nor
 `\\` are joined, so that a string without its end in one body never reaches into the next. What is wrong with a line is told to
@@ -34,7 +34,7 @@ JOINED_BYTES = 1_500_000
 SMALL_BYTES = 64 * 1024
 """A larger body gains nothing by being joined, and its lines would keep the committer for tens of milliseconds at their worst."""
 LARGE_BYTES = 2 * 2**20
-"""A larger body is always read ahead."""
+"""A larger body is never read by the committer."""
 SLOW_LINES = 500
 """The committer takes about 5 ms for so many lines that are read one by one; a body with more of them is read ahead."""
 EMPTY = "incoming write was empty"
@@ -46,12 +46,12 @@ class Ahead:
     """What a body holds, read before the committer came to it.
 
     Attributes:
-        scanned: What it holds, without any schema.
+        scanned: What it holds, without any schema; None if only the rows are known.
         made: Its rows and refused lines, against these schemas.
         schemas: The schema of each of its tables, None for one that was not there.
     """
 
-    scanned: Scanned
+    scanned: Scanned | None
     made: Assembled
     schemas: Mapping[str, TableSchema | None]
 
@@ -97,7 +97,7 @@ class LineWrite:
             made = ahead.made
         else:
             made = read_rows(
-                self._scan(SLOW_LINES) if ahead is None else ahead.scanned,
+                self._scan(SLOW_LINES) if ahead is None or ahead.scanned is None else ahead.scanned,
                 schema_of,
                 accept_partial=self.accept_partial,
             )
