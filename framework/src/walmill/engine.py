@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import evolve
 
 from walmill.auth.tokens import hash_token, new_token, write_token_file
+from walmill.buffer.looker import Looker
 from walmill.context.capture import Capture
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
@@ -147,6 +148,9 @@ class Engine:
         self._writer = Writer(self._committer, options.clock, processes=options.reader_processes)
         Capture.install()
         self._watch.start()
+        self._looker = Looker()
+        self._looker.grown(view.tables.values())
+        self._looker.start()
         self._committer.start()
         self._mill.start(self._committer)
         self._preparing = threading.Event()
@@ -157,6 +161,9 @@ class Engine:
         self.ready = True
 
     def _published(self, published: Published) -> bool:
+        tables = published.view.tables
+        touched = {part.table for commit in published.commits for part in commit.rows}
+        self._looker.grown(tables[table] for table in touched if table in tables)
         return self._mill.published(published)
 
     def _prepare(self) -> None:
@@ -534,6 +541,7 @@ class Engine:
         self._committer.stop(30.0)
         self._mill.end()
         self._watch.stop()
+        self._looker.stop()
         self._preparing.set()
         self._preparer.join(5.0)
         self._queries.close()

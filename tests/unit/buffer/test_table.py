@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from walmill.buffer.looker import PENDING_ROWS, Looker
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.errors import Internal
 from walmill.model.schema import TableSchema
@@ -73,6 +74,7 @@ def test_late_rows_are_noted_where_they_came():
     steps = [buffer]
     for time in range(90, 10, -1):
         steps.append(steps[-1].append(batch_of(time, 1), SCHEMA, 2))
+        assert steps[-1].overlaps_since(steps[-1].num_rows - 1) == ((time, time),)
     last = steps[-1]
     assert last.overlaps == last.overlaps_since(0)
     assert last.overlaps_since(last.num_rows) == ()
@@ -81,6 +83,51 @@ def test_late_rows_are_noted_where_they_came():
         late = step.num_rows - 1
         time = numbers(step.batches)[-1]
         assert any(low <= time <= high for low, high in last.overlaps_since(late))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from("ab"), st.booleans()), max_size=60), st.integers(1, 9))
+def test_however_late_somebody_looks_no_repetition_is_missed(rows, step):
+    """Snapshots are asked in any order; a row outside of the ranges repeats none."""
+    buffer = TableBuffer.empty(SCHEMA)
+    snapshots = []
+    for time, host, asked in rows:
+        buffer = buffer.append(batch_of(time, 1, host=host), SCHEMA, 1)
+        snapshots.append(buffer)
+        if asked:
+            assert buffer.overlaps == buffer.overlaps_since(0)
+    for place in [*range(0, len(snapshots), step), *range(len(snapshots) - 1, -1, -1)]:
+        snapshot = snapshots[place]
+        seen = set()
+        for row, (time, host, _) in enumerate(rows[: place + 1]):
+            if (time, host) in seen:
+                assert any(low <= time <= high for low, high in snapshot.overlaps_since(row))
+            seen.add((time, host))
+
+
+def test_large_batches_are_looked_at_in_pieces_and_small_ones_together(monkeypatch):
+    monkeypatch.setattr("walmill.buffer.table.LOOK_ROWS", 100)
+    buffer = TableBuffer.empty(SCHEMA)
+    times = [*range(10, 260), 5, 6, *range(300, 330), 301, *range(400, 505)]
+    for start, end in ((0, 250), (250, 251), (251, 252), (252, 282), (282, 283), (283, 388)):
+        batch = batch_of(0, end - start)
+        column = pa.array(times[start:end], pa.timestamp("ns"))
+        buffer = buffer.append(batch.set_column(2, "time", column), SCHEMA, 1)
+    assert buffer.overlaps == ((5, 5), (6, 6), (301, 301))
+    assert buffer.log.looked == buffer.num_rows == len(times)
+
+
+def test_a_looker_follows_when_there_is_much():
+    looker = Looker()
+    looker.start()
+    buffer = TableBuffer.empty(SCHEMA).append(batch_of(0, PENDING_ROWS - 1), SCHEMA, 1)
+    looker.grown([buffer])
+    more = buffer.append(batch_of(0, 1), SCHEMA, 2)
+    assert buffer.log.looked == 0
+    looker.grown([more])
+    looker.stop()
+    assert more.log.looked == more.num_rows
+    assert more.overlaps == ((0, 0),)
 
 
 def test_a_column_that_comes_later_is_null_before():

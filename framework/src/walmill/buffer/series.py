@@ -62,7 +62,7 @@ def encode_column(column: pa.Array) -> tuple[Ints, pa.Array]:
 
 
 class SeriesTimes:
-    """The newest time of each series of one table. Belongs to one thread: the committer."""
+    """The newest time of each series of one table. One thread at a time."""
 
     __slots__ = ("_newest", "_numbers")
 

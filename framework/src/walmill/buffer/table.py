@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 from attrs import evolve, field, frozen
@@ -10,10 +12,13 @@ from attrs import evolve, field, frozen
 from walmill.buffer.ranges import Ranges, unite
 from walmill.buffer.series import SeriesTimes
 from walmill.errors import Internal
-from walmill.model.schema import TableSchema
+from walmill.model.schema import TIME, TableSchema
 
 BIG = 4096
 """A batch of this many rows stays as it is; smaller ones are folded until they reach it."""
+
+LOOK_ROWS = 16_384
+"""So many rows are compared with the newest times of their series in one step."""
 
 _FAN = 16  # so many small batches of one level are folded into one of the next
 _MOST_LATE = 64  # so many notes of late rows are kept apart
@@ -22,26 +27,49 @@ _MOST_LATE = 64  # so many notes of late rows are kept apart
 class Log:
     """What successive snapshots of one table share: batches that only get more. A snapshot knows how many are its own.
 
+    Which rows are not newer than their series is found out when somebody wants to know, or by `Looker`: the committer, for
+    whom all writers wait, does not.
+
     Attributes:
         batches: Big batches, in log order.
         ends: Number of rows up to and with each of them.
-        series: The newest times; only the newest snapshot may ask.
         version: Number of appends so far; a snapshot of another version is not the newest.
+        looked: So many rows were compared with the newest times of their series.
     """
 
-    __slots__ = ("__weakref__", "batches", "ends", "series", "version")
+    __slots__ = ("__weakref__", "_late", "_lock", "_series", "batches", "ends", "looked", "version")
 
     def __init__(self) -> None:
         self.batches: list[pa.RecordBatch] = []
         self.ends: list[int] = []
-        self.series = SeriesTimes()
         self.version = 0
+        self.looked = 0
+        self._series = SeriesTimes()
+        self._late: tuple[_Late, ...] = ()
+        self._lock = threading.Lock()
 
     def store(self, batch: pa.RecordBatch) -> None:
         """Adds a batch at the end."""
         # the batch first: a reader looks at `ends` only as far as its snapshot reaches
         self.batches.append(batch)
         self.ends.append((self.ends[-1] if self.ends else 0) + batch.num_rows)
+
+    def look(self, buffer: TableBuffer) -> tuple[_Late, ...]:
+        """What is known of late rows when all rows of a snapshot were compared; from any thread."""
+        if self.looked < buffer.num_rows:
+            with self._lock:
+                if self.looked < buffer.num_rows:
+                    self._look(buffer)
+        return self._late
+
+    def _look(self, buffer: TableBuffer) -> None:
+        tags = buffer.schema.tags
+        for batch in _steps(buffer.batches_since(self.looked), tags):
+            ranges = self._series.add(batch, tags)
+            first = self.looked
+            if ranges:
+                self._late = _note_late(self._late, _Late(first, first + batch.num_rows - 1, ranges))
+            self.looked = first + batch.num_rows
 
 
 @frozen
@@ -54,9 +82,10 @@ class _Run:
 
 @frozen
 class _Late:
-    """Rows that are not newer than their series: the last of them is row `row`, and their times are in `ranges`."""
+    """Rows that are not newer than their series lie between these two, and their times are in `ranges`."""
 
-    row: int
+    first: int
+    last: int
     ranges: Ranges
 
 
@@ -68,18 +97,15 @@ class TableBuffer:
         schema: The columns of the table at this moment.
         sequence: Sequence of the last commit that wrote rows; 0 if there is none.
         num_rows: Rows stored, before rows with the same identity are merged.
-        overlaps: Time ranges in which a row may repeat the identity of another; outside of them none does.
         log: What it shares with the snapshots before and after it; its identity names the line of snapshots.
     """
 
     schema: TableSchema
     sequence: int = 0
     num_rows: int = 0
-    overlaps: Ranges = ()
     log: Log = field(factory=Log)
     _count: int = 0
     _tail: tuple[_Run, ...] = ()
-    _late: tuple[_Late, ...] = ()
     _version: int = 0
 
     @classmethod
@@ -112,17 +138,23 @@ class TableBuffer:
             start += batch.num_rows
         return found
 
+    @property
+    def overlaps(self) -> Ranges:
+        """Time ranges in which a row may repeat the identity of another; outside of them none does."""
+        return self.overlaps_since(0)
+
     def overlaps_since(self, row: int) -> Ranges:
         """Time ranges that hold every row from the given one on that may repeat an earlier row.
+
+        Takes about 0.3 µs for each row that nobody has looked at yet, about 6 ms at most while a `Looker` follows.
 
         Args:
             row: Number of the first row, counted from 0 in log order.
         """
         found: Ranges = ()
-        for late in reversed(self._late):
-            if late.row < row:
-                break
-            found = unite(found, late.ranges)
+        for late in self.log.look(self):
+            if late.first < self.num_rows and late.last >= row:
+                found = unite(found, late.ranges)
         return found
 
     def append(self, batch: pa.RecordBatch, schema: TableSchema, sequence: int) -> TableBuffer:
@@ -151,7 +183,6 @@ class TableBuffer:
             return self if schema is self.schema else evolve(self, schema=schema)
         if self.log.version != self._version:
             return self._copy().append(batch, schema, sequence)
-        ranges = self.log.series.add(batch, schema.tags)
         num_rows = self.num_rows + batch.num_rows
         count, tail = self._store(batch)
         self.log.version += 1
@@ -159,11 +190,9 @@ class TableBuffer:
             schema,
             sequence,
             num_rows,
-            unite(self.overlaps, ranges),
             self.log,
             count,
             tail,
-            _note_late(self._late, _Late(num_rows - 1, ranges)) if ranges else self._late,
             self.log.version,
         )
 
@@ -197,8 +226,28 @@ def _note_late(notes: tuple[_Late, ...], note: _Late) -> tuple[_Late, ...]:
     """The notes with one more; when they are too many, pairs of old ones become one (wider, so still right)."""
     if len(notes) >= _MOST_LATE:
         pairs = zip(notes[::2], notes[1::2], strict=True)
-        notes = tuple(_Late(second.row, unite(first.ranges, second.ranges)) for first, second in pairs)
+        notes = tuple(_Late(first.first, second.last, unite(first.ranges, second.ranges)) for first, second in pairs)
     return (*notes, note)
+
+
+def _steps(batches: Sequence[pa.RecordBatch], tags: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    """The tags and times of batches, in steps of up to `LOOK_ROWS`: many small batches together, a large one in pieces."""
+    wanted = {*tags, TIME}
+    small: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        some = batch.select([name for name in batch.schema.names if name in wanted])
+        if rows + some.num_rows > LOOK_ROWS and small:
+            yield fold(small)
+            small, rows = [], 0
+        for start in range(0, some.num_rows - LOOK_ROWS + 1, LOOK_ROWS):
+            yield some.slice(start, LOOK_ROWS)
+        rest = some.num_rows % LOOK_ROWS if some.num_rows >= LOOK_ROWS else some.num_rows
+        if rest:
+            small.append(some.slice(some.num_rows - rest))
+            rows += rest
+    if small:
+        yield fold(small)
 
 
 def fold(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
