@@ -115,7 +115,7 @@ def _from_arrow(
     data: Any, asked: ColumnsParameters, schema: TableSchema | None, now: int
 ) -> tuple[TableRows | None, list[RowError]]:
     try:
-        return from_arrow(data, asked.table, schema, asked.tags, default_time=now), []
+        return from_arrow(data, asked.table, schema, asked.tags, default_time=now, checked=True), []
     except RowError as error:
         row = None if error.row is None else error.row + 1
         return None, [RowError(row, error.column, error.reason)]

@@ -30,6 +30,7 @@ def from_arrow(
     tags: Sequence[str] | None,
     *,
     default_time: int,
+    checked: bool = False,
 ) -> TableRows:
     """Rows of one table, given as Arrow data.
 
@@ -46,6 +47,7 @@ def from_arrow(
         tags: Names of the tags; for a table that exists, tags that it has not are added to it, and None adds none. For
             a new table it is required (`()` for none).
         default_time: Time of the first row whose `time` is null or missing, ns; the next one gets a nanosecond more.
+        checked: Whether the data were validated down to the last offset already.
 
     Returns:
         The rows in the order in which they came; without rows, an empty batch.
@@ -59,7 +61,7 @@ def from_arrow(
         except InvalidRequest as error:
             raise RowError(None, None, error.message) from None
     names = tags_of(table, schema, tags)
-    given = _read(data)
+    given = _read(data, checked=checked)
     base = schema or TableSchema(table)
     tag_arrays: dict[str, pa.Array] = {}
     field_arrays: dict[str, tuple[FieldType, pa.Array]] = {}
@@ -130,13 +132,15 @@ def tags_of(table: str, schema: TableSchema | None, tags: Sequence[str] | None) 
     return tuple(dict.fromkeys((*(schema.tags if schema else ()), *tags)))
 
 
-def _read(data: Any) -> pa.Table:
+def _read(data: Any, *, checked: bool) -> pa.Table:
     if isinstance(data, pa.Table):
         result = data
     elif hasattr(data, "__arrow_c_stream__"):
         result = pa.RecordBatchReader.from_stream(data).read_all()
     else:
         raise RowError(None, None, f"a {type(data).__name__} has no __arrow_c_stream__: it is not Arrow data")
+    if checked:
+        return result
     try:
         result.validate(full=True)
     except pa.ArrowInvalid as error:
