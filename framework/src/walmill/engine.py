@@ -388,7 +388,7 @@ class Engine:
         Raises:
             InvalidRequest: With all problems at once.
             NotFound: If the plugin is not installed.
-            Conflict: If the name, or the path of a request trigger, is taken.
+            Conflict: If the plugin is broken, or the name, or the path of a request trigger, is taken.
         """
         asked = new if new is not None else NewTrigger(**members)
         description = self.registry.inspect(asked.plugin)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 from attrs import field, frozen
 
-from walmill.errors import InvalidRequest, PluginFailure
+from walmill.errors import Conflict, InvalidRequest
 from walmill.triggers.spec import Spec
 from walmill_hookspecs.settings import SettingInfo, check
 
@@ -53,11 +53,14 @@ class PluginDescription:
         """Checks that a trigger of this spec can use the plugin.
 
         Raises:
-            PluginFailure: If the plugin is broken.
+            Conflict: If the plugin is broken; the message gives the cause.
             InvalidRequest: If it is disabled, or lacks the hook; the message names the hooks that it has.
         """
         if self.status == "broken":
-            raise PluginFailure(f"the plugin {self.name!r} is broken: {self.cause}")
+            # not PluginFailure: nothing of the server failed, so it is no 500, and repeating the call does not help
+            raise Conflict(
+                f"the plugin {self.name!r} is broken: {self.cause}; correct it, start the server again, then create the trigger"
+            )
         if self.status == "disabled":
             raise InvalidRequest(f"the plugin {self.name!r} is disabled by the server's settings")
         if spec.hook not in self.hooks:
