@@ -158,12 +158,122 @@ def test_one_bad_line_refuses_the_body(
     assert engine.databases() == []
 
 
+@pytest.mark.parametrize("path", ["/write?db=foo", "/api/v2/write?bucket=foo"])
+@pytest.mark.parametrize("flag", ["accept_partial", "no_sync"])
+def test_flags_of_v3_are_not_even_read(client: TestClient, path: str, flag: str) -> None:
+    assert client.post(f"{path}&{flag}=maybe", content=BODY).status_code == 204
+
+
+def test_too_large_a_body_in_the_form_of_v1(client: TestClient, engine: Engine) -> None:
+    answer = client.post("/write?db=foo", **_gzipped(b"x" * 100_001))
+    assert (answer.status_code, list(answer.json())) == (413, ["error"])
+    assert engine.databases() == []
+
+
 @pytest.mark.parametrize("body", [b"", b"# nothing\n\n"])
 def test_an_empty_body(client: TestClient, body: bytes) -> None:
     v1 = client.post("/write?db=foo", content=body)
     assert (v1.status_code, v1.json()) == (400, {"error": "incoming write was empty"})
     v2 = client.post("/api/v2/write?bucket=foo", content=body)
     assert (v2.status_code, v2.json()) == (400, {"code": "invalid", "message": "incoming write was empty"})
+
+
+V2_ERRORS: list[tuple[str, dict[str, str], bytes, dict[str, str], int, str, str]] = [
+    (
+        "invalid line protocol",
+        {"bucket": "foo", "org": "bar"},
+        b"cpu,host=a val= 123",
+        {},
+        400,
+        "invalid",
+        "write buffer error: parsing for line protocol failed: line 1 'cpu,host=a val= 123': No fields were provided",
+    ),
+    (
+        "the second line is invalid",
+        {"bucket": "foo"},
+        b"cpu,host=a v=1 1\ninvalid_line",
+        {},
+        400,
+        "invalid",
+        "write buffer error: parsing for line protocol failed: line 2 'invalid_line': Expected at least one space character, "
+        "got end of input",
+    ),
+    (
+        "missing bucket",
+        {"org": "bar"},
+        BODY,
+        {},
+        400,
+        "invalid",
+        "no org/bucket destination provided: missing bucket value; write for example /api/v2/write?org=any&bucket=sensors",
+    ),
+    (
+        "precision",
+        {"bucket": "foo", "precision": "fortnight"},
+        BODY,
+        {},
+        400,
+        "invalid",
+        "unrecognized precision unit: 'fortnight'; use one of auto, second, millisecond, microsecond, nanosecond, s, ms, us, u, "
+        "ns, n",
+    ),
+    ("name", {"bucket": "_foo"}, BODY, {}, 400, "invalid", "db name did not start with a number or letter"),
+    ("empty", {"bucket": "foo"}, b"", {}, 400, "invalid", "incoming write was empty"),
+    (
+        "encoding",
+        {"bucket": "foo"},
+        BODY,
+        {"content-encoding": "gzip"},
+        400,
+        "invalid",
+        "the body is not gzip, although its Content-Encoding says so: byte 0 begins no member, or the member is damaged",
+    ),
+    (
+        "too large",
+        {"bucket": "foo"},
+        b"x" * 100_001,
+        {},
+        413,
+        "request too large",
+        "the body is over the limit of 100000 bytes (before or after decompression); send it in several requests, or raise "
+        "max_http_request_size",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("params", "body", "headers", "status", "code", "message"),
+    [case[1:] for case in V2_ERRORS],
+    ids=[name for name, *_ in V2_ERRORS],
+)
+def test_v2_write_error_format(
+    client: TestClient,
+    engine: Engine,
+    params: dict[str, str],
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    message: str,
+) -> None:
+    """write.rs, the tests of the form of v2's errors: `code` and `message`, nothing else, and nothing is written."""
+    answer = client.post("/api/v2/write", params=params, content=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert list(answer.json().items()) == [("code", code), ("message", message)]
+    assert engine.databases() == []
+
+
+def test_v2_write_error_format_of_a_type_conflict(client: TestClient, engine: Engine) -> None:
+    """write.rs: the same for what only the schema refuses; the line before it is refused with it."""
+    assert client.post("/api/v2/write?bucket=foo", content=b"cpu,host=a usage=1 1").status_code == 204
+    body = b"cpu,host=a usage=2 2\ncpu,host=a usage=3i 3"
+    answer = client.post("/api/v2/write?bucket=foo", content=body)
+    message = (
+        "write buffer error: parsing for line protocol failed: line 2 'cpu,host=a usage=3i ': invalid column type for column "
+        "'usage', expected iox::column_type::field::float, got iox::column_type::field::integer (table 'cpu')"
+    )
+    assert (answer.status_code, answer.json()) == (400, {"code": "invalid", "message": message})
+    assert len(_rows(engine)) == 1
 
 
 @pytest.mark.parametrize(

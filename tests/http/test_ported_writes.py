@@ -8,6 +8,7 @@ routes are in `test_older_writes`.
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,12 +252,82 @@ def test_duplicate_field_names_should_fail(client: TestClient, engine: Engine) -
     assert engine.databases() == []
 
 
+SPECIAL = (
+    r"metrics,normal_tag=value1,tag\ with\ spaces=value2,tag\,with\,commas=value3,tag\=with\=equals=value4,"
+    r"tag\ with\ spaces\,and\=all=value5 normal_field=1.0,field\ with\ spaces=42i,"
+    r'field\,with\,commas="test",field\=with\=equals=true,field\ with\ all\,special\=chars=100u {time}',
+    r"metrics,normal_tag=value1,tag\ with\ spaces=value\ with\ spaces normal_field=2.0,field\ with\ spaces=84i {time}",
+)
+
+
+@pytest.mark.parametrize("lines", [1, 100])  # 100 long ones go through the other parser as well
+def test_special_characters(client: TestClient, lines: int) -> None:
+    """write `…special_characters…`: rows and columns, with the names as they are meant; the first write makes the table."""
+    for number, line in enumerate(SPECIAL, 1):
+        body = "\n".join(line.format(time=number * 10**9) for _ in range(lines))
+        assert _write(client, body, precision="nanosecond").status_code == 204
+    query = {"db": "foo", "q": "SELECT * FROM metrics ORDER BY time", "format": "json"}
+    rows = [
+        {name: value for name, value in row.items() if value is not None}
+        for row in client.get("/api/v3/query_sql", params=query).json()
+    ]
+    assert rows == [
+        {
+            "field with all,special=chars": 100,
+            "field with spaces": 42,
+            "field,with,commas": "test",
+            "field=with=equals": True,
+            "normal_field": 1.0,
+            "normal_tag": "value1",
+            "tag with spaces": "value2",
+            "tag with spaces,and=all": "value5",
+            "tag,with,commas": "value3",
+            "tag=with=equals": "value4",
+            "time": "1970-01-01T00:00:01",
+        },
+        {
+            "field with spaces": 84,
+            "normal_field": 2.0,
+            "normal_tag": "value1",
+            "tag with spaces": "value with spaces",
+            "time": "1970-01-01T00:00:02",
+        },
+    ]
+    columns = client.get("/api/v3/query_sql", params={**query, "q": "SHOW COLUMNS FROM metrics"}).json()
+    tag = "Dictionary(Int32, Utf8)"
+    assert {
+        (
+            one["table_catalog"],
+            one["table_schema"],
+            one["table_name"],
+            one["column_name"],
+            one["data_type"],
+            one["is_nullable"],
+        )
+        for one in columns
+    } == {
+        ("public", "iox", "metrics", "field with all,special=chars", "UInt64", "YES"),
+        ("public", "iox", "metrics", "field with spaces", "Int64", "YES"),
+        ("public", "iox", "metrics", "field,with,commas", "Utf8", "YES"),
+        ("public", "iox", "metrics", "field=with=equals", "Boolean", "YES"),
+        ("public", "iox", "metrics", "normal_field", "Float64", "YES"),
+        ("public", "iox", "metrics", "normal_tag", tag, "YES"),
+        ("public", "iox", "metrics", "tag with spaces", tag, "YES"),
+        ("public", "iox", "metrics", "tag with spaces,and=all", tag, "YES"),
+        ("public", "iox", "metrics", "tag,with,commas", tag, "YES"),
+        ("public", "iox", "metrics", "tag=with=equals", tag, "YES"),
+        ("public", "iox", "metrics", "time", "Timestamp(ns)", "NO"),  # as the DataFusion of today writes it
+    }
+
+
 @pytest.mark.parametrize("path", [f"{WRITE}?db=foo", "/write?db=foo", "/api/v2/write?bucket=foo"])
-def test_special_characters_in_an_error(client: TestClient, path: str) -> None:
-    """write `…special_characters…`: whatever is in the line, the answer is JSON."""
-    answer = client.post(path, content='m"\\,\t\x01é€ v='.encode())
+def test_odd_characters_in_a_refused_line(client: TestClient, path: str) -> None:
+    """Whatever is in the line, the answer is JSON that holds it."""
+    line = 'm"\\,\t\x01é€ v='
+    answer = client.post(path, content=line.encode())
     assert answer.status_code == 400
-    assert isinstance(answer.json(), dict)
+    written = json.dumps(line, ensure_ascii=False)[1:-1]
+    assert written in json.dumps(answer.json(), ensure_ascii=False)
 
 
 def test_write_line_error_serialize_truncates_at_utf8_boundary(client: TestClient) -> None:

@@ -60,6 +60,7 @@ def test_a_good_write_is_answered_204_without_a_body(client: TestClient, engine:
             400,
             b'{"error":"accept_partial=\'maybe\' is neither true nor false"}',
         ),
+        ("db=d&no_sync=", b"cpu v=1", 400, b'{"error":"no_sync=\'\' is neither true nor false"}'),
     ],
 )
 def test_what_is_refused_is_answered_in_influxdbs_words(
@@ -173,6 +174,17 @@ def test_bad_utf8_spoils_its_own_line_only(client: TestClient, engine: Engine) -
 
 def test_no_sync_is_accepted(client: TestClient) -> None:
     assert client.post(f"{WRITE}?db=d&no_sync=true", content=b"cpu v=1 1").status_code == 204
+
+
+@pytest.mark.parametrize("partial", ["true", "false"])
+def test_what_is_refused_with_no_sync_is_told_as_always(client: TestClient, engine: Engine, partial: str) -> None:
+    """The body is parsed before the answer, whatever is done later."""
+    query = f"db=d&no_sync=true&accept_partial={partial}"
+    answer = client.post(f"{WRITE}?{query}", content=b"cpu v=1 1\ncpu v=oops 2")
+    assert (answer.status_code, "No fields were provided" in answer.text) == (400, True)
+    engine.write("later v=1", database="d")
+    assert ("cpu" in engine.view().catalog.database("d").tables) == (partial == "true")
+    assert partial == "false" or _count(engine) == 1
 
 
 def test_other_methods_are_405(client: TestClient) -> None:

@@ -128,6 +128,8 @@ def test_a_whole_line() -> None:
         ("\0,tag1=1,tag2=2 value=1 123", "Invalid measurement was provided"),
         ("a\0b f=1", "Expected at least one space character, got `\0b f=1`"),
         ("m,tag1=one,tag2=2 value=\0 123", NO_FIELDS),
+        ("m,c\0=d e=1", r"the tag key 'c\x00' holds a NUL character: leave it out"),
+        ("m,c=d e\0=1", r"the field key 'e\x00' holds a NUL character: leave it out"),
     ],
 )
 def test_the_exact_message_of_a_refusal(line: str, message: str) -> None:
@@ -249,7 +251,7 @@ def test_escapes_in_names(written: str, read_as: str, in_measurement: str) -> No
         ("m foo,bar=1", "m", (), ("foo,bar",)),
         ('m a"b=1,c"d=2', "m", (), ('a"b', 'c"d')),
         ('m,a="x f=1', "m", (("a", '"x'),), ("f",)),
-        ("m,a=b\0,c\0=d e\0=1", "m", (("a", "b\0"), ("c\0", "d")), ("e\0",)),
+        ("m,a=b\0,c=\0 e=1", "m", (("a", "b\0"), ("c", "\0")), ("e",)),
     ],
 )
 def test_names_that_look_odd(

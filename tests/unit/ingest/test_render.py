@@ -128,7 +128,8 @@ def test_what_is_refused(row: Row, message: str) -> None:
 SAYABLE = st.text(
     alphabet=st.one_of(st.sampled_from('ab=, "\\#\n\t\ré\0'), st.characters(codec="utf-8")), min_size=1, max_size=8
 )
-NAME = SAYABLE.filter(lambda text: unsayable(text, "name") is None and text != "time")
+VALUE_OF_TAG = SAYABLE.filter(lambda text: unsayable(text, "name") is None)
+NAME = VALUE_OF_TAG.filter(lambda text: "\0" not in text and text != "time")
 VALUE = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
     st.integers(0, 2**64 - 1).map(UInt),
@@ -146,14 +147,14 @@ def kind_of(value: object) -> str:
 @PROPERTY
 @given(
     NAME,
-    st.dictionaries(NAME, NAME, max_size=3),
+    st.dictionaries(NAME, VALUE_OF_TAG, max_size=3),
     st.dictionaries(NAME, VALUE, min_size=1, max_size=4),
     st.none() | st.integers(-(2**63), 2**63 - 1),
 )
 def test_what_was_rendered_is_read_as_the_same(
     table: str, tags: dict[str, str], fields: dict[str, int | float | bool | str | None], time: int | None
 ) -> None:
-    assume(not set(tags) & set(fields) and not table.startswith("#") and "\0" not in table)
+    assume(not set(tags) & set(fields) and not table.startswith("#"))
     point = reread(render(Row(table, tags, fields, time)))
     assert point.measurement == table
     assert dict(point.tags) == tags

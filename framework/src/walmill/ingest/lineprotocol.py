@@ -1,11 +1,12 @@
 r"""Line protocol: a complete parser of plain Python, one line at a time.
 
 `cpu,host=a,region=b usage=1.5,n=3i 1700000000000000000`: a measurement, tags, fields, a timestamp. The rules and the
-texts of the errors are those of InfluxDB 3, with five differences, each in favour of the one who has to find the mistake:
+texts of the errors are those of InfluxDB 3, with six differences, each in favour of the one who has to find the mistake:
 
 - `line_number` is the physical line of the body, also after blank lines, comments and newlines inside quotes;
 - a float beyond the largest 64-bit float is refused instead of stored as infinity;
 - a tag given twice, a name that is tag and field, and the name `time` are refused;
+- a NUL in the name of a tag or a field is refused: queries would see the name only up to it;
 - a body that is not UTF-8 loses only the lines that hold the bad bytes;
 - `\r\n` ends a line as `\n` does, and spaces after the last field are ignored.
 
@@ -23,7 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 from walmill.errors import InvalidRequest
 from walmill.ingest.errors import LineError
-from walmill.ingest.names import STRING_BYTES, reserved_time, size_problem
+from walmill.ingest.names import STRING_BYTES, nul_problem, reserved_time, size_problem
 from walmill.ingest.precision import INT64_MAX, INT64_MIN, Precision, to_nanos, truncate
 from walmill.model.schema import TIME, FieldType
 
@@ -435,6 +436,7 @@ def _check_names(tags: Tags, fields: Fields) -> None:
     for key, _ in tags:
         if key == TIME:
             raise _Refused(reserved_time("tag"))
+        _check_nul(key, "tag key")
         if key in tag_names:
             raise _Refused(f"Must not contain duplicate tags, but `{_cut(key, 0, _SHOWN_CHARS)}` was repeated")
         tag_names.add(key)
@@ -442,6 +444,7 @@ def _check_names(tags: Tags, fields: Fields) -> None:
     for key, _, _ in fields:
         if key == TIME:
             raise _Refused(reserved_time("field"))
+        _check_nul(key, "field key")
         if key in field_names:
             raise _Refused(f"invalid line protocol - multiple instances of '{_cut(key, 0, _SHOWN_CHARS)}' field found")
         if key in tag_names:
@@ -449,6 +452,12 @@ def _check_names(tags: Tags, fields: Fields) -> None:
                 f"'{_cut(key, 0, _SHOWN_CHARS)}' is a tag and a field in the same line: a column is one or the other"
             )
         field_names.add(key)
+
+
+def _check_nul(name: str, what: str) -> None:
+    problem = nul_problem(name, what)
+    if problem:
+        raise _Refused(problem)
 
 
 def _check_size(text: str, what: str) -> None:

@@ -56,12 +56,10 @@ def check_table_name(name: str) -> str:
     """The name, if a table may have it.
 
     Raises:
-        InvalidRequest: The name is empty, too long, or holds what line protocol cannot say.
+        InvalidRequest: The name is empty, too long, or holds a NUL or what line protocol cannot say.
     """
     if name.startswith("#"):
         raise InvalidRequest(f"the table name {short(name)} starts with #: line protocol reads it as a comment")
-    if "\0" in name:
-        raise InvalidRequest(f"the table name {short(name)} holds a NUL character: leave it out")
     return _check_name(name, "table name")
 
 
@@ -69,7 +67,7 @@ def check_column_name(name: str) -> str:
     """The name, if a tag or a field may have it.
 
     Raises:
-        InvalidRequest: The name is `time`, empty, too long, or holds what line protocol cannot say.
+        InvalidRequest: The name is `time`, empty, too long, or holds a NUL or what line protocol cannot say.
     """
     if name == TIME:
         raise InvalidRequest(reserved_time("tag or field"))
@@ -94,6 +92,16 @@ def size_problem(text: str, what: str) -> str | None:
     return f"the {what} has {size} bytes: at most {STRING_BYTES} are allowed" if size > STRING_BYTES else None
 
 
+def nul_problem(name: str, what: str) -> str | None:
+    """Why a name that holds a NUL cannot be used, or None: Arrow hands names on as C strings, which end there.
+
+    Args:
+        name: The name.
+        what: What it is, for the message.
+    """
+    return f"the {what} {short(name)} holds a NUL character: leave it out" if "\0" in name else None
+
+
 def unsayable(text: str, what: str) -> str | None:
     """Why line protocol cannot write a name or the value of a tag, or None.
 
@@ -113,7 +121,7 @@ def unsayable(text: str, what: str) -> str | None:
 def _check_name(name: str, what: str) -> str:
     if not name:
         raise InvalidRequest(f"the {what} is empty: it needs at least one character")
-    problem = unsayable(name, what)
+    problem = unsayable(name, what) or nul_problem(name, what)
     if problem:
         raise InvalidRequest(problem)
     if not _is_utf8(name):
