@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +180,73 @@ def test_a_stream_that_does_not_fit_the_table(
     assert len(_read(engine)) == 1
 
 
+BAD_TABLE = pa.table(
+    {
+        "host": pa.array(["a", "", "c", "d", "e", "f"]).dictionary_encode(),
+        "v": [1.5, 2.5, math.inf, 4.5, None, 6.5],
+        "new": [None, 1.0, 1.0, None, None, None],
+        "time": pa.array([1, 2, 3, 2**40, 5, None], pa.timestamp("s")),
+    }
+)
+ARROW_REPORT = [
+    {"error_message": "the value of a tag cannot be empty: use null", "row_number": 2, "column": "host"},
+    {"error_message": "the value inf is infinite: use null for no value", "row_number": 3, "column": "v"},
+    {
+        "error_message": "the time 1099511627776 of timestamp[s] is out of range: 64-bit nanoseconds reach from 1677 to 2262",
+        "row_number": 4,
+        "column": "time",
+    },
+    {"error_message": "no field has a value: a row needs at least one", "row_number": 5},
+]
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+@pytest.mark.parametrize("partial", ["true", "false"])
+def test_bad_rows_of_a_stream(client: TestClient, engine: Engine, partial: str, rows: int | None) -> None:
+    """Only with `accept_partial` are the others written; a row without time has that of its arrival. As for JSON rows."""
+    answer = client.post(f"{ARROW}&tags=host&accept_partial={partial}", content=stream(BAD_TABLE, rows))
+    assert answer.status_code == 400
+    if partial == "false":
+        told = answer.json()
+        assert told == {"error": "rows were refused, and nothing was written", "data": told["data"]}
+        (first,) = told["data"]
+        assert first in ARROW_REPORT
+        assert engine.databases() == []
+        return
+    assert answer.json() == {"error": "partial write of rows occurred", "data": ARROW_REPORT}
+    found = _read(engine)
+    assert [(row["host"], row["v"]) for row in found] == [("a", 1.5), ("f", 6.5)]
+    assert found[0]["t"] == 10**9
+    catalog = engine.view().catalog
+    table = catalog.find_table(catalog.find_database("d"), "t")
+    assert table is not None
+    assert list(table.schema.fields) == ["v"], "a refused row leaves no column"
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (pa.table({"host": ["", ""], "v": [1.0, 2.0]}), "partial write of rows occurred"),
+        (pa.table({"host": [1, 2], "v": [1.0, math.inf]}), "rows were refused, and nothing was written"),
+        (pa.table({"host": ["a"] * 10_001, "v": [math.inf] * 10_001}), "rows were refused, and nothing was written"),
+    ],
+    ids=["only bad rows", "a bad column", "too many bad rows"],
+)
+def test_a_stream_of_which_nothing_can_be_kept(client: TestClient, engine: Engine, table: pa.Table, told: str) -> None:
+    packed = gzip.compress(stream(table))  # below the limit of the test's server
+    headers = {"content-encoding": "gzip"}
+    if len(stream(table)) > 100_000:
+        table = table.set_column(0, "host", table["host"].combine_chunks().dictionary_encode())
+        sink = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        packed, headers = sink.getvalue(), {}
+    answer = client.post(f"{ARROW}&tags=host&accept_partial=true", content=packed, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, told)
+    assert engine.databases() == []
+
+
 def _bomb() -> bytes:
     dictionary = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000, pa.int8()), ["x" * 1000])
     return stream(pa.table({"s": dictionary}))
@@ -195,7 +263,7 @@ REFUSED: list[tuple[str, bytes, int, str]] = [
     (f"{ARROW}&tags=", stream(pa.table({f"c{n}": [1] for n in range(501)})), 422, "limit of 500 columns"),
     (f"{ARROW}&tags=", stream(pa.table({"v": [[1]]})), 400, "column 'v': it is list"),
     (f"{ARROW}&tags=", b"x" * 100_001, 413, "over the limit of 100000 bytes"),
-    (f"{ARROW}&tags=&accept_partial=true", stream(TABLE), 400, "written whole or not at all"),
+    (f"{ARROW}&tags=&accept_partial=maybe", stream(TABLE), 400, "accept_partial='maybe' is neither true nor false"),
     (ARROW, stream(TABLE), 400, "the table 't' is new: name the columns that are tags"),
     (ROWS, b'[{"v":1}]', 400, "the table 't' is new: name the columns that are tags"),
     (f"{ROWS}&tags=", b'[{"v":1},', 400, "row 2: Expecting value"),

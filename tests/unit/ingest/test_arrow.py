@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_arrow, from_rows
 from walmill.ingest.errors import RowError
+from walmill.ingest.refused import MOST
 from walmill.model.schema import TableSchema
 
 PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -150,8 +151,13 @@ def test_types_that_are_no_field(array: pa.Array) -> None:
         ("f", pa.array(["1", "2"]), None, "it is string and the column is float64"),
         ("f", pa.array([True, False]), None, "it is bool and the column is float64"),
         ("i", pa.array([1.0, 2.0]), None, "it is double and the column is int64"),
-        ("i", pa.array([1, 2**63], pa.uint64()), None, "uint64 cannot be stored as int64 without loss"),
-        ("u", pa.array([1, -1]), None, "int64 cannot be stored as uint64 without loss"),
+        (
+            "i",
+            pa.array([1, 2**63], pa.uint64()),
+            1,
+            "the value 9223372036854775808 is out of range: int64 reaches from",
+        ),
+        ("u", pa.array([1, -1]), 1, "the value -1 is out of range: uint64 reaches from 0 to"),
         ("s", pa.array([1, 2]), None, "it is int64 and the column is string"),
         ("b", pa.array([1, 0]), None, "it is int64 and the column is bool"),
         ("s", pa.array(["a", "x" * 1_048_577]), 1, "the string has 1048577 bytes"),
@@ -163,10 +169,12 @@ def test_types_that_are_no_field(array: pa.Array) -> None:
         (
             "time",
             pa.array([1, 2**40], pa.timestamp("s", "UTC")),
-            None,
-            "cannot be stored as timestamp[ns] without loss",
+            1,
+            "the time 1099511627776 of timestamp[s, tz=UTC] is out of range: 64-bit nanoseconds reach from 1677 to 2262",
         ),
-        ("time", pa.array([1, 2**63], pa.uint64()), None, "cannot be stored as int64 without loss"),
+        ("time", pa.array([1, 2**63], pa.uint64()), 1, "the time 9223372036854775808 is out of range"),
+        ("time", pa.array([2**17, 1], pa.date32()), 0, "the time 131072 of date32[day] is out of range"),
+        ("time", pa.array([86_400_000, -(2**33) * 86_400_000], pa.date64()), 1, "of date64[ms] is out of range"),
         ("__index_level_0__", pa.array([1, 2]), None, "index of a pandas frame"),
         ("", pa.array([1, 2]), None, "the column name is empty"),
         ("a\nb", pa.array([1, 2]), None, "holds a newline"),
@@ -221,6 +229,96 @@ def test_times(array: pa.Array | None, expected: list[int]) -> None:
     batch = write(pa.table(data)).batch
     assert batch["time"].cast(pa.int64()).to_pylist() == expected
     assert batch["time"].buffers()[0] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"),
+    [
+        (pa.timestamp("s"), 10**9),
+        (pa.timestamp("ms"), 10**6),
+        (pa.timestamp("us"), 10**3),
+        (pa.timestamp("ns"), 1),
+        (pa.int64(), 1),
+        (pa.uint64(), 1),
+        (pa.date32(), 86_400 * 10**9),
+    ],
+    ids=str,
+)
+def test_times_reach_to_the_last_unit_that_fits(kind: pa.DataType, unit: int) -> None:
+    low, high = (0 if kind == pa.uint64() else -(2**63 // unit)), (2**63 - 1) // unit
+    numbers = pa.int32() if kind == pa.date32() else pa.uint64() if kind == pa.uint64() else pa.int64()
+    times = pa.array([low, high], numbers).cast(kind)
+    assert write(pa.table({"f": [1.0, 2.0], "time": times})).batch["time"].cast("int64").to_pylist() == [
+        low * unit,
+        high * unit,
+    ]
+    for beyond in (low - 1, high + 1):
+        if unit > 1:
+            times = pa.array([beyond], numbers).cast(kind)
+            assert "out of range" in refused(pa.table({"f": [1.0], "time": times})).message
+
+
+CELLS: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "host": (pa.string(), ["a", "", None]),
+    "rack": (pa.dictionary(pa.int8(), pa.string()), ["r", "", None]),
+    "f": (pa.float64(), [1.5, math.inf, math.nan, None]),
+    "i": (pa.uint64(), [1, 2**63, None]),
+    "u": (pa.int64(), [1, -1, None]),
+    "new": (pa.float32(), [0.5, -math.inf, None, None]),
+    "time": (pa.timestamp("s"), [5, 2**40, -(2**40), None]),
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    rows = draw(st.integers(0, 6))
+    names = draw(st.lists(st.sampled_from(list(CELLS)), unique=True, min_size=1))
+    values = {name: draw(st.lists(st.sampled_from(CELLS[name][1]), min_size=rows, max_size=rows)) for name in names}
+    return pa.table({name: pa.array(values[name], CELLS[name][0]) for name in names})
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=200)
+@given(tables(), st.sampled_from([SCHEMA, TableSchema("t")]))
+def test_each_bad_row_is_refused_by_itself(data: pa.Table, schema: TableSchema) -> None:
+    """As if the good ones had come alone, down to the columns that the table gets."""
+    if schema is not SCHEMA and "i" in data.column_names:
+        data = data.drop_columns("i")  # in a new column any uint64 is good
+    tags = ["host", "rack"]
+    errors: list[RowError] = []
+    got = from_arrow(data, "t", schema, tags, default_time=NOW, errors=errors)
+    bad = []
+    for row in range(data.num_rows):
+        try:
+            write(data.slice(row, 1), schema, tags)
+        except RowError as error:
+            bad.append((row, error.column, error.reason))
+    assert sorted((error.row, error.column, error.reason) for error in errors) == bad
+    good = pa.array([row for row in range(data.num_rows) if row not in {place for place, *_ in bad}], pa.int64())
+    want = write(data.take(good), schema, tags)
+    assert (got.new_tags, got.new_fields) == (want.new_tags, want.new_fields)
+    assert got.batch.equals(want.batch)
+    assert got.batch.schema.equals(want.batch.schema)
+
+
+def test_what_is_wrong_with_a_whole_column_is_no_row() -> None:
+    errors: list[RowError] = []
+    data = pa.table({"f": [math.inf, 1.0], "i": ["x", "y"]})
+    with pytest.raises(RowError, match="column 'i': it is string") as caught:
+        from_arrow(data, "t", SCHEMA, None, default_time=NOW, errors=errors)
+    assert caught.value.row is None
+
+
+def test_so_many_bad_rows_are_named_and_not_more() -> None:
+    for count in (MOST, MOST + 1):
+        errors: list[RowError] = []
+        data = pa.table({"f": [math.inf] * count + [1.0]})
+        if count == MOST:
+            assert from_arrow(data, "t", SCHEMA, None, default_time=NOW, errors=errors).batch.num_rows == 1
+            assert [error.row for error in errors] == list(range(MOST))
+            continue
+        with pytest.raises(RowError, match="more than 10,000 rows are refused, such as row 10001") as caught:
+            from_arrow(data, "t", SCHEMA, None, default_time=NOW, errors=errors)
+        assert caught.value.row is None
 
 
 def test_the_default_time_may_run_out() -> None:

@@ -95,13 +95,11 @@ class Format:
 
     Attributes:
         read: What the body holds, as far as no schema is needed for it.
-        convert: The rows in columns, and why the others were refused.
-        partial: Whether good rows can be kept when others are bad.
+        convert: The rows in columns, and why the others were refused; None and an error for what is about no single row.
     """
 
     read: Callable[[bytes], Any]
     convert: Callable[[Any, ColumnsParameters, TableSchema | None, int], tuple[TableRows | None, list[RowError]]]
-    partial: bool
 
 
 def _from_json(
@@ -114,15 +112,26 @@ def _from_json(
 def _from_arrow(
     data: Any, asked: ColumnsParameters, schema: TableSchema | None, now: int
 ) -> tuple[TableRows | None, list[RowError]]:
+    errors: list[RowError] = []
+    rows: TableRows | None = None
     try:
-        return from_arrow(data, asked.table, schema, asked.tags, default_time=now, checked=True), []
+        rows = from_arrow(
+            data,
+            asked.table,
+            schema,
+            asked.tags,
+            default_time=now,
+            checked=True,
+            errors=errors if asked.accept_partial else None,
+        )
     except RowError as error:
-        row = None if error.row is None else error.row + 1
-        return None, [RowError(row, error.column, error.reason)]
+        errors = [error]
+    numbered = [RowError(None if error.row is None else error.row + 1, error.column, error.reason) for error in errors]
+    return rows, sorted(numbered, key=lambda error: error.row or 0)
 
 
-JSON = Format(read_json_rows, _from_json, partial=True)
-ARROW = Format(lambda body: read_stream(body, max_bytes=COMMIT_BYTES), _from_arrow, partial=False)
+JSON = Format(read_json_rows, _from_json)
+ARROW = Format(lambda body: read_stream(body, max_bytes=COMMIT_BYTES), _from_arrow)
 
 
 class ColumnsEndpoint:
@@ -139,11 +148,9 @@ class ColumnsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        site, form = self._site, self._form
+        site = self._site
         engine = site.engine
         asked = parse_columns_parameters(scope["query_string"])
-        if asked.accept_partial and not form.partial:
-            raise InvalidRequest("accept_partial=true: columns are written whole or not at all; leave it out")
         body = await read_body(scope, receive, site.body_limit)
         if not body:
             raise InvalidRequest("incoming write was empty")
@@ -215,7 +222,8 @@ def _guard(database: str, rows: TableRows, converted_for: Table | None) -> Calla
 def _refusal(errors: list[RowError], accept_partial: bool) -> tuple[int, bytes]:
     """Status and body for refused rows: every one by its number."""
     status = 422 if any(error.reason.startswith(LIMIT_MESSAGES) for error in errors) else 400
-    what = "partial write of rows occurred" if accept_partial else "rows were refused, and nothing was written"
+    partial = accept_partial and all(error.row is not None for error in errors)
+    what = "partial write of rows occurred" if partial else "rows were refused, and nothing was written"
     data = json_list([_shown(error) for error in errors])
     return status, b'{"error":' + json_bytes(what) + b',"data":' + data + b"}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,8 +13,12 @@ from walmill.errors import InvalidRequest
 from walmill.ingest.assemble import TIME_FIELD, TableRows, too_many_columns
 from walmill.ingest.errors import RowError, short
 from walmill.ingest.names import COLUMNS_PER_TABLE, STRING_BYTES, check_column_name, check_table_name
-from walmill.ingest.precision import INT64_MAX
+from walmill.ingest.precision import INT64_MAX, INT64_MIN
+from walmill.ingest.refused import Refused
 from walmill.model.schema import TIME, FieldType, TableSchema, arrow_type
+
+_NANOS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_DAY = 86_400 * 10**9
 
 
 class ArrowStream(Protocol):
@@ -31,6 +35,7 @@ def from_arrow(
     *,
     default_time: int,
     checked: bool = False,
+    errors: list[RowError] | None = None,
 ) -> TableRows:
     """Rows of one table, given as Arrow data.
 
@@ -48,13 +53,17 @@ def from_arrow(
             a new table it is required (`()` for none).
         default_time: Time of the first row whose `time` is null or missing, ns; the next one gets a nanosecond more.
         checked: Whether the data were validated down to the last offset already.
+        errors: Where to put why a row was refused, one error for each, by columns; the other rows are kept, and a column that
+            only refused rows would have brought is not created. None: the first bad value refuses all.
 
     Returns:
         The rows in the order in which they came; without rows, an empty batch.
 
     Raises:
-        RowError: A column or a value is not valid; nothing is returned then.
+        RowError: A whole column is not valid, or a value and there is no list of errors, or too many values; nothing is
+            returned then.
     """
+    refused = Refused(errors)
     if schema is None:
         try:
             check_table_name(table)
@@ -69,19 +78,26 @@ def from_arrow(
     _refuse_twins(given.column_names)
     for name, column in zip(given.column_names, given.columns, strict=True):
         if name == TIME:
-            time_array = _one_chunk(name, column)
+            time_array = _time(_one_chunk(name, column), refused)
             continue
         _check_column(base, name)
         if column.null_count == len(column):
             continue
         array = _decoded(name, _one_chunk(name, column))
         if name in names:
-            tag_arrays[name] = _tag(name, array)
+            tag_arrays[name] = _tag(name, array, refused)
             continue
-        kind, array = _field(name, array, base.fields.get(name))
+        kind, array = _field(name, array, base.fields.get(name), refused)
         if array.null_count < len(array):
             field_arrays[name] = (kind, array)
-    _check_fields_present(given.num_rows, [array for _, array in field_arrays.values()])
+    _check_fields_present(given.num_rows, [array for _, array in field_arrays.values()], refused)
+    rows, kept = given.num_rows, refused.kept(given.num_rows)
+    if kept is not None:
+        rows = pc.sum(kept).as_py()
+        tag_arrays = _kept(tag_arrays, kept)
+        left = _kept({name: array for name, (_, array) in field_arrays.items()}, kept)
+        field_arrays = {name: (field_arrays[name][0], array) for name, array in left.items()}
+        time_array = None if time_array is None else time_array.filter(kept)
     new_tags = tuple(tag for tag in names if tag in tag_arrays and tag not in base.tags)
     new_fields = {name: kind for name, (kind, _) in field_arrays.items() if name not in base.fields}
     present = len(base.tags) + len(base.fields)
@@ -92,7 +108,7 @@ def from_arrow(
     arrays = {**{t: tag_arrays[t] for t in result.tags if t in tag_arrays}}
     arrays |= {f: field_arrays[f][1] for f in result.fields if f in field_arrays}
     columns = [pa.field(name, array.type) for name, array in arrays.items()]
-    times = _times(time_array, given.num_rows, default_time)
+    times = _times(time_array, rows, default_time)
     batch = pa.RecordBatch.from_arrays(
         [*(_without_bitmap(array) for array in arrays.values()), times], schema=pa.schema([*columns, TIME_FIELD])
     )
@@ -196,34 +212,39 @@ def _decoded(name: str, array: pa.Array) -> pa.Array:
     return array
 
 
-def _tag(name: str, array: pa.Array) -> pa.Array:
+def _kept(arrays: dict[str, pa.Array], kept: pa.Array) -> dict[str, pa.Array]:
+    """The columns without the refused rows; those that have no value then are left out."""
+    left = {name: array.filter(kept) for name, array in arrays.items()}
+    return {name: array for name, array in left.items() if array.null_count < len(array)}
+
+
+def _tag(name: str, array: pa.Array, refused: Refused) -> pa.Array:
     if not pa.types.is_string(array.type):
         raise RowError(None, name, f"it is {array.type} and tags are strings: cast it")
-    _check_strings(name, array, "tag value")
-    _refuse_rows(
-        name, array, pc.equal(pc.binary_length(array), 0), lambda _: "the value of a tag cannot be empty: use null"
-    )
-    return array
+    array = _check_strings(name, array, "tag value", refused)
+    empty = pc.equal(pc.binary_length(array), 0)
+    return refused.values(name, array, empty, lambda _: "the value of a tag cannot be empty: use null")
 
 
-def _field(name: str, array: pa.Array, expected: FieldType | None) -> tuple[FieldType, pa.Array]:
+def _field(name: str, array: pa.Array, expected: FieldType | None, refused: Refused) -> tuple[FieldType, pa.Array]:
     """The array in the type of its column: that of the table, or for a new column the one nearest to its own."""
     given = array.type
     if pa.types.is_integer(given):
         kind: FieldType = "uint64" if pa.types.is_uint64(given) else "int64"
         if expected == "float64":
-            return expected, _exact_floats(name, array)
+            return expected, _exact_floats(name, array, refused)
         if expected in {"int64", "uint64"}:
             kind = expected
-        return _expect(name, kind, expected, given), _cast(name, array, arrow_type(kind), given)
+        _expect(name, kind, expected, given)
+        return kind, _cast(name, _in_range(name, array, kind, refused), arrow_type(kind), given)
     if pa.types.is_floating(given):
         _expect(name, "float64", expected, given)
-        return "float64", _finite(name, _cast(name, array, pa.float64(), given))
+        return "float64", _finite(name, _cast(name, array, pa.float64(), given), refused)
     if pa.types.is_boolean(given):
         return _expect(name, "bool", expected, given), array
     if pa.types.is_string(given):
-        _check_strings(name, array, "string")
-        return _expect(name, "string", expected, given), array
+        _expect(name, "string", expected, given)
+        return "string", _check_strings(name, array, "string", refused)
     raise RowError(None, name, f"a column of type {given} cannot be stored: cast it to int64, float64, bool or string")
 
 
@@ -233,26 +254,43 @@ def _expect(name: str, kind: FieldType, expected: FieldType | None, given: pa.Da
     return kind
 
 
-def _finite(name: str, array: pa.Array) -> pa.Array:
+def _in_range(name: str, array: pa.Array, kind: FieldType, refused: Refused) -> pa.Array:
+    """The ints, without those that their column cannot hold."""
+    if kind == "uint64" and pa.types.is_signed_integer(array.type):
+        bad = pc.less(array, pa.scalar(0, array.type))
+        bounds = f"uint64 reaches from 0 to {2**64 - 1}"
+    elif kind == "int64" and pa.types.is_uint64(array.type):
+        bad = pc.greater(array, pa.scalar(INT64_MAX, array.type))
+        bounds = f"int64 reaches from {INT64_MIN} to {INT64_MAX}"
+    else:
+        return array
+    return refused.values(name, array, bad, lambda value: f"the value {value} is out of range: {bounds}")
+
+
+def _finite(name: str, array: pa.Array, refused: Refused) -> pa.Array:
     if pc.all(pc.is_finite(array), min_count=0).as_py():
         return array
-    _refuse_rows(name, array, pc.is_inf(array), lambda value: f"the value {value} is infinite: use null for no value")
+    array = refused.values(
+        name, array, pc.is_inf(array), lambda value: f"the value {value} is infinite: use null for no value"
+    )
     return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.float64()), array)
 
 
-def _exact_floats(name: str, array: pa.Array) -> pa.Array:
+def _exact_floats(name: str, array: pa.Array, refused: Refused) -> pa.Array:
     floats = array.cast(pa.float64(), safe=False)
     back = floats.cast(array.type, safe=False)
     # The float above the largest int of the type is out of its range: what comes back then depends on the processor.
     too_big = pc.greater_equal(floats, 2.0**63 if pa.types.is_int64(array.type) else 2.0**64)
     inexact = pc.or_(pc.not_equal(back, array), too_big)
-    _refuse_rows(name, array, inexact, lambda v: f"the int {v} is not exactly a float64, and the column is float64")
-    return floats
+    left = refused.values(
+        name, array, inexact, lambda v: f"the int {v} is not exactly a float64, and the column is float64"
+    )
+    return floats if left is array else left.cast(pa.float64(), safe=False)
 
 
-def _check_strings(name: str, array: pa.Array, what: str) -> None:
+def _check_strings(name: str, array: pa.Array, what: str, refused: Refused) -> pa.Array:
     too_long = pc.greater(pc.binary_length(array), STRING_BYTES)
-    _refuse_rows(
+    return refused.values(
         name,
         array,
         too_long,
@@ -260,17 +298,49 @@ def _check_strings(name: str, array: pa.Array, what: str) -> None:
     )
 
 
-def _check_fields_present(rows: int, arrays: Sequence[pa.Array]) -> None:
+def _check_fields_present(rows: int, arrays: Sequence[pa.Array], refused: Refused) -> None:
     if not rows or any(array.null_count == 0 for array in arrays):
         return
-    row = 0
-    if arrays:
-        missing = arrays[0].is_null()
-        for array in arrays[1:]:
-            missing = pc.and_(missing, array.is_null())
-        row = pc.index(missing, True).as_py()
-    if row >= 0:
-        raise RowError(row, None, "no field has a value: a row needs at least one")
+    missing = pa.array(np.ones(rows, np.bool_))
+    for array in arrays:
+        missing = pc.and_(missing, array.is_null())
+    refused.values(None, missing, missing, lambda _: "no field has a value: a row needs at least one")
+
+
+def _time(array: pa.Array, refused: Refused) -> pa.Array:
+    """The times as they are stored, with nulls."""
+    given = array.type
+    if pa.types.is_null(given):
+        return array
+    if pa.types.is_integer(given):
+        unit, numbers = 1, array
+    elif pa.types.is_timestamp(given):
+        unit, numbers = _NANOS[given.unit], array.view(pa.int64())
+    elif pa.types.is_date(given):
+        unit, numbers = (_NANOS["ms"], array.view(pa.int64())) if pa.types.is_date64(given) else (_DAY, _days(array))
+    else:
+        raise RowError(None, TIME, f"it is {given} and not a time: use a timestamp, or int64 of nanoseconds")
+    if unit > 1 or pa.types.is_uint64(given):
+        low, high = -(-INT64_MIN // unit), INT64_MAX // unit
+        bad = pc.greater(numbers, pa.scalar(high, numbers.type))
+        if not pa.types.is_uint64(given):
+            bad = pc.or_(bad, pc.less(numbers, pa.scalar(low, numbers.type)))
+        of = "" if pa.types.is_integer(given) else f" of {given}"
+        left = refused.values(
+            TIME,
+            numbers,
+            bad,
+            lambda v: f"the time {v}{of} is out of range: 64-bit nanoseconds reach from 1677 to 2262",
+        )
+        if left is not numbers:
+            array = pc.if_else(left.is_valid(), array, pa.scalar(None, given))
+    if pa.types.is_integer(given):
+        return _cast(TIME, array, pa.int64(), given).view(TIME_FIELD.type)
+    return _cast(TIME, array, TIME_FIELD.type, given)
+
+
+def _days(array: pa.Array) -> pa.Array:
+    return array.view(pa.int32()).cast(pa.int64())
 
 
 def _times(array: pa.Array | None, rows: int, default_time: int) -> pa.Array:
@@ -279,16 +349,9 @@ def _times(array: pa.Array | None, rows: int, default_time: int) -> pa.Array:
         raise RowError(None, TIME, "the default time is out of range: 64-bit nanoseconds reach to 2262")
     if array is None or pa.types.is_null(array.type):
         return _consecutive(default_time, rows)
-    given = array.type
-    if pa.types.is_integer(given):
-        times = _cast(TIME, array, pa.int64(), given).view(TIME_FIELD.type)
-    elif pa.types.is_timestamp(given) or pa.types.is_date(given):
-        times = _cast(TIME, array, TIME_FIELD.type, given)
-    else:
-        raise RowError(None, TIME, f"it is {given} and not a time: use a timestamp, or int64 of nanoseconds")
     if missing:
-        times = pc.replace_with_mask(times, times.is_null(), _consecutive(default_time, missing))
-    return _without_bitmap(times)
+        array = pc.replace_with_mask(array, array.is_null(), _consecutive(default_time, missing))
+    return _without_bitmap(array)
 
 
 def _consecutive(first: int, count: int) -> pa.Array:
@@ -302,13 +365,6 @@ def _cast(name: str, array: pa.Array, target: pa.DataType, given: pa.DataType) -
         return array.cast(target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise RowError(None, name, f"{given} cannot be stored as {target} without loss: {error}") from None
-
-
-def _refuse_rows(name: str, array: pa.Array, bad: pa.BooleanArray, message: Callable[[Any], str]) -> None:
-    """Raises for the first row for which `bad` is true; `message` makes the text from its value."""
-    row = pc.index(bad, True).as_py()
-    if row >= 0:
-        raise RowError(row, name, message(array[row].as_py()))
 
 
 def _without_bitmap(array: pa.Array) -> pa.Array:
