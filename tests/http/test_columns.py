@@ -107,6 +107,12 @@ def test_with_accept_partial_the_others_are_written(client: TestClient, engine: 
     assert list(table.schema.fields) == ["v"], "a refused row leaves no column"
 
 
+def test_so_many_bad_rows_are_all_named(client: TestClient, engine: Engine) -> None:
+    answer = client.post(f"{ROWS}&tags=&accept_partial=true", content=b"1\n" * 10_000 + b'{"v":1}')
+    assert [one["row_number"] for one in answer.json()["data"]] == list(range(1, 10_001))
+    assert engine.query("SELECT v FROM t", database="d").num_rows == 1
+
+
 def test_only_bad_rows_make_nothing(client: TestClient, engine: Engine) -> None:
     answer = client.post(f"{ROWS}&tags=host&accept_partial=true", content=b'{"host":"a"}')
     assert answer.status_code == 400
@@ -252,7 +258,15 @@ def _bomb() -> bytes:
     return stream(pa.table({"s": dictionary}))
 
 
+MANY_BAD = b"1\n" * 10_000
 REFUSED: list[tuple[str, bytes, int, str]] = [
+    (
+        f"{ROWS}&tags=&accept_partial=true",
+        MANY_BAD + b'{"v":1}\n[]',
+        400,
+        "more than 10,000 rows are refused, such as row 10002",
+    ),
+    (f"{ROWS}&tags=&accept_partial=true", b"{}\n" * 10_001, 400, "such as row 10001 (no field has a value"),
     (f"{ARROW}&tags=", b"", 400, "incoming write was empty"),
     (f"{ROWS}&tags=", b"", 400, "incoming write was empty"),
     (f"{ARROW}&tags=", b"garbage", 400, "is not an Arrow IPC stream"),

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_arrow, from_rows
-from walmill.ingest.errors import RowError
-from walmill.ingest.refused import MOST
+from walmill.ingest.errors import MOST_REFUSED, RowError
 from walmill.model.schema import TableSchema
 
 PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -309,12 +308,12 @@ def test_what_is_wrong_with_a_whole_column_is_no_row() -> None:
 
 
 def test_so_many_bad_rows_are_named_and_not_more() -> None:
-    for count in (MOST, MOST + 1):
+    for count in (MOST_REFUSED, MOST_REFUSED + 1):
         errors: list[RowError] = []
         data = pa.table({"f": [math.inf] * count + [1.0]})
-        if count == MOST:
+        if count == MOST_REFUSED:
             assert from_arrow(data, "t", SCHEMA, None, default_time=NOW, errors=errors).batch.num_rows == 1
-            assert [error.row for error in errors] == list(range(MOST))
+            assert [error.row for error in errors] == list(range(MOST_REFUSED))
             continue
         with pytest.raises(RowError, match="more than 10,000 rows are refused, such as row 10001") as caught:
             from_arrow(data, "t", SCHEMA, None, default_time=NOW, errors=errors)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from walmill.errors import InvalidRequest
 from walmill.ingest.arrow import from_arrow, tags_of
 from walmill.ingest.assemble import TableBuilder, TableRows
-from walmill.ingest.errors import RowError, short
+from walmill.ingest.errors import RowError, note_refused, short
 from walmill.ingest.lineprotocol import Value
 from walmill.ingest.names import check_column_name, check_table_name
 from walmill.ingest.precision import INT64_MAX
@@ -124,7 +124,7 @@ def from_numbered_rows(
         The accepted rows, and why each of the others was refused: `row` of the error is its number.
 
     Raises:
-        RowError: The table or the tags are not valid, which is about no single row.
+        RowError: The table or the tags are not valid, which is about no single row, or too many rows are refused.
     """
     builder = _builder(None, table, lambda _: schema)
     names = tags_of(table, schema, tags)
@@ -134,7 +134,7 @@ def from_numbered_rows(
         try:
             _add_mapping(builder, row, values, names, times)
         except RowError as error:
-            refused.append(error)
+            note_refused(refused, error)
     return builder.build(), refused
 
 

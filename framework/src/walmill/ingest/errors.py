@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LINE_EXCERPT_BYTES = 20
 _STEP = 500
+MOST_REFUSED = 10_000
+"""So many refused rows are collected and named; a body with more of them is refused whole."""
 
 
 class LineError(NamedTuple):
@@ -116,6 +118,27 @@ class RowError(InvalidRequest):
         self.row = row
         self.column = column
         self.reason = message
+
+
+def note_refused(errors: list[RowError], error: RowError, shown: int | None = None) -> None:
+    """Takes note of a refused row.
+
+    Args:
+        errors: Those before it; grows.
+        error: Why it is refused.
+        shown: Its number for people; None: `error.row`.
+
+    Raises:
+        RowError: There are `MOST_REFUSED` already: each costs memory, and a body can bring millions.
+    """
+    if len(errors) >= MOST_REFUSED:
+        row = error.row if shown is None else shown
+        raise RowError(
+            None,
+            error.column,
+            f"more than {MOST_REFUSED:,} rows are refused, such as row {row} ({error.reason}): mend them",
+        )
+    errors.append(error)
 
 
 def short(value: object, limit: int = 60) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from walmill.errors import InvalidRequest
-from walmill.ingest.errors import RowError, short
+from walmill.ingest.errors import RowError, note_refused, short
 from walmill.model.schema import TIME
 from walmill.units import parse_time
 
@@ -31,15 +31,16 @@ class JsonRows:
     errors: list[RowError] = field(factory=list)
 
     def add(self, number: int, row: Any) -> None:
-        """Takes a row, or notes what is wrong with it."""
+        """Takes a row, or notes what is wrong with it; raises `RowError` for one bad row too many."""
         if not isinstance(row, dict):
-            self.errors.append(RowError(number, None, f"{short(row)} is no row: a row is a JSON object, {_EXAMPLE}"))
+            problem = f"{short(row)} is no row: a row is a JSON object, {_EXAMPLE}"
+            note_refused(self.errors, RowError(number, None, problem))
             return
         try:
             if TIME in row:
                 row[TIME] = _nanos(row[TIME])
         except InvalidRequest as error:
-            self.errors.append(RowError(number, TIME, error.message))
+            note_refused(self.errors, RowError(number, TIME, error.message))
         else:
             self.rows.append((number, row))
 
@@ -56,6 +57,7 @@ def read_json_rows(body: bytes) -> JsonRows:
     Raises:
         InvalidRequest: An array that is not JSON: what comes behind the damage cannot be told apart. In lines a bad one is an
             error of its own.
+        RowError: More than `MOST_REFUSED` rows cannot be read.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     found = JsonRows()
@@ -72,7 +74,7 @@ def read_json_rows(body: bytes) -> JsonRows:
             try:
                 row = _decode(line)
             except InvalidRequest as error:
-                found.errors.append(RowError(number, None, error.message))
+                note_refused(found.errors, RowError(number, None, error.message))
             else:
                 found.add(number, row)
     return found

@@ -9,10 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from walmill.ingest.errors import RowError
-
-MOST = 10_000
-"""So many refused rows are collected; a stream with more of them is refused whole."""
+from walmill.ingest.errors import RowError, note_refused
 
 
 class Refused:
@@ -39,7 +36,7 @@ class Refused:
             The column, with null for the bad values: the same array if there is none.
 
         Raises:
-            RowError: A row is refused, and errors are not collected; or more than `MOST` rows are.
+            RowError: A row is refused, and errors are not collected; or more than `MOST_REFUSED` rows are.
         """
         first = pc.index(bad, True).as_py()
         if first < 0:
@@ -51,14 +48,8 @@ class Refused:
             if row in self._rows:
                 continue
             error = RowError(row, name, message(array[row].as_py()))
-            if len(self._rows) == MOST:
-                raise RowError(
-                    None,
-                    name,
-                    f"more than {MOST:,} rows are refused, such as row {row + 1} ({error.reason}): mend them",
-                )
+            note_refused(self._into, error, row + 1)
             self._rows.add(row)
-            self._into.append(error)
         return pc.if_else(bad, pa.scalar(None, array.type), array)
 
     def kept(self, rows: int) -> pa.Array | None:
