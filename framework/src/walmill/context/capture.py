@@ -78,7 +78,9 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        self.inner.flush()
+        # Python flushes a stream that nobody refers to any more; what it stands before may be closed by then
+        if not self.inner.closed:
+            self.inner.flush()
 
     def writable(self) -> bool:
         return True

@@ -1,0 +1,20 @@
+"""The streams that stand before standard output and error while engines are open."""
+
+from __future__ import annotations
+
+import gc
+import io
+
+from walmill.context.capture import _Stream
+
+
+def test_a_stream_that_outlives_the_one_behind_it_goes_without_a_complaint() -> None:
+    # pytest turns what a finaliser raises into a failure; Python flushes each stream in its finaliser
+    inner = io.StringIO()
+    stream = _Stream(inner)
+    stream.write("said")
+    assert inner.getvalue() == "said"
+    inner.close()
+    stream.flush()
+    del stream
+    gc.collect()
