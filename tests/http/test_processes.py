@@ -94,6 +94,59 @@ HOST = """
     app.mount("/inner", inner)
 """
 
+FASTAPI_HOST = """
+    import contextlib
+    from pathlib import Path
+    from typing import Annotated
+    from fastapi import Depends, FastAPI, HTTPException, Request
+    import walmill
+    from walmill_hookspecs import hookimpl
+
+    HERE = Path(__file__).parent
+
+    class Tally:
+        "Keeps count of the rows in its state, and answers with how many there are."
+        @hookimpl
+        async def on_write(self, batch, ctx):
+            ctx.write([{"rows": ctx.cache.incr("rows", batch.tables["cpu"].num_rows)}], table="tally", tags=())
+
+        @hookimpl
+        async def on_request(self, request, ctx):
+            rows = await ctx.query("SELECT count(*) AS n FROM cpu")
+            return {"n": rows.to_pylist()[0]["n"], "unit": request.query_params["unit"], "by": request.identity}
+
+    def opened():
+        engine = walmill.Engine.open(walmill.EngineOptions(data_dir=HERE / "data", discover_plugins=False))
+        engine.register(Tally(), name="tally")
+        if not engine.triggers():
+            engine.create_trigger(database="d", name="rows", plugin="tally", spec="table:cpu")
+            engine.create_trigger(database="d", name="count", plugin="tally", spec="request:count")
+        return engine
+
+    def user(request: Request) -> str:
+        found = request.headers.get("x-user")
+        if found is None:
+            raise HTTPException(401, "who are you?")
+        return found
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        yield {"word": "kept"}
+        (HERE / "ended").touch()
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/about/{number}")
+    def about(number: int, request: Request, name: Annotated[str, Depends(user)]):
+        return {"number": number, "word": request.state.word, "user": name}
+
+    def identity(request):
+        name = request.headers.get("x-user")
+        return walmill.Identity(name) if name else None
+
+    walmill.mount(app, "/db", opened, auth=identity)
+"""
+
 
 @define
 class Running:
@@ -219,6 +272,36 @@ def test_a_host_with_three_engines(tmp_path: Path, start: Callable[..., Running]
     assert (tmp_path / "ended").exists()
     again = start(*uvicorn, ready="/")
     assert again.client.get("/inner/db/api/v3/query_sql", params=COUNT).json() == [{"n": 3}]
+
+
+def _tallied(client: httpx2.Client) -> int:
+    """How many rows the plugin of the FastAPI host has counted, in all its lives."""
+    answer = client.get("/db/api/v3/query_sql", params={"db": "d", "q": "SELECT max(rows) AS n FROM tally"})
+    return int(answer.json()[0]["n"]) if answer.status_code == 200 else 0
+
+
+def test_a_fastapi_host_is_stopped_and_started_again(tmp_path: Path, start: Callable[..., Running]) -> None:
+    """Breaks if a real server's signal, not a test client's exit, leaves the engine open, or loses what it acknowledged."""
+    _write(tmp_path / "host.py", FASTAPI_HOST)
+    for life in (1, 2):
+        host = start("-m", "uvicorn", "host:app", "--port", "PORT", ready="/openapi.json")
+        assert host.client.get("/about/5").status_code == 401
+        assert host.client.post(f"/db{WRITE}", content=b"cpu v=1 1").status_code == 401
+        host.client.headers["x-user"] = "joe"
+        assert host.client.get("/about/5").json() == {"number": 5, "word": "kept", "user": "joe"}
+        assert host.client.get("/about/x").status_code == 422
+        if life == 2:
+            assert host.client.get("/db/api/v3/query_sql", params=COUNT).json() == [{"n": 1}]
+        assert host.client.post(f"/db{WRITE}", content=f"cpu v={life} {life}".encode()).status_code == 204
+        assert host.client.get("/db/api/v3/query_sql", params=COUNT).json() == [{"n": life}]
+        answer = host.client.get("/db/api/v3/engine/count", params={"unit": "rows"})
+        assert answer.json() == {"n": life, "unit": "rows", "by": "joe"}
+        host.wait(lambda client, life=life: _tallied(client) == life)
+        # uvicorn ends itself by the signal again, after an orderly shutdown
+        assert host.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+        assert (tmp_path / "ended").exists()
+        (tmp_path / "ended").unlink()
+        assert "Traceback" not in host.log.read_text()
 
 
 def test_the_second_worker_serves_the_host_and_names_the_first(tmp_path: Path, start: Callable[..., Running]) -> None:
