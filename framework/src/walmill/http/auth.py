@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from walmill.auth.rules import NOT_AUTHENTICATED, Identity, authorize
 from walmill.errors import Unauthorized
 from walmill.http.body import header, path_of
+from walmill.http.parameters import query_pairs
 from walmill.http.site import Site
 
 Auth: TypeAlias = Callable[[Request], Identity | Awaitable[Identity | None] | None]
@@ -73,7 +73,7 @@ class AuthLayer:
         given = header(scope, b"authorization")
         password = None
         if given is None and path_of(scope) in TOKEN_IN_QUERY:
-            password = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("p")
+            password = dict(query_pairs(scope["query_string"])).get("p")
         return authorize(given, password, tokens.values(), engine.options.clock.now_ns())
 
     async def _by_host(self, scope: Scope) -> Identity:

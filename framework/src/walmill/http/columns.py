@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 import anyio.to_thread
 from attrs import frozen
@@ -19,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest, Unavailable
 from walmill.http.body import read_body
+from walmill.http.parameters import flag, query_pairs
 from walmill.http.problems import LIMIT_MESSAGES, send_bytes
 from walmill.http.site import Site, json_bytes, json_list
-from walmill.http.write import flag
 from walmill.ingest.arrow import from_arrow
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_numbered_rows
@@ -67,10 +66,7 @@ def parse_columns_parameters(query: bytes) -> ColumnsParameters:
     Raises:
         InvalidRequest: A value is wrong, or `db` or `table` is missing.
     """
-    try:
-        pairs = parse_qsl(query.decode("utf-8"), keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidRequest("the query string is not UTF-8: percent-encode the bytes of UTF-8 in it") from None
+    pairs = query_pairs(query, strict=True)
     given = dict(pairs)
     missing = [name for name in ("db", "table") if name not in given]
     if missing:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
 from walmill.errors import InvalidRequest
 from walmill.http.body import read_body
+from walmill.http.parameters import query_pairs
 from walmill.settings.nearest import did_you_mean
 
 _TYPES = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object"}
@@ -61,7 +61,7 @@ async def read_fields(scope: Scope, receive: Receive, limit: int, known: Mapping
     Raises:
         InvalidRequest: With all problems.
     """
-    asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    asked = dict(query_pairs(scope["query_string"]))
     body = b"" if scope["method"] in ("GET", "HEAD") else await read_body(scope, receive, limit)
     given = parse_object(body) if body.strip() else {}
     problems: list[str] = []

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from urllib.parse import parse_qsl
 
 from walmill.errors import InvalidRequest
+from walmill.http.parameters import query_pairs
 from walmill.http.site import json_bytes
 from walmill.http.write import Form, WriteParameters, status_of
 from walmill.ingest.errors import LineError, excerpt
@@ -43,7 +43,7 @@ def parse_v1(query: bytes) -> WriteParameters:
     Raises:
         InvalidRequest: A value is wrong, or `db` is missing.
     """
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    given = dict(query_pairs(query))
     database = given.get("db")
     if database is None:
         raise InvalidRequest("the query parameter db is missing: write for example /write?db=sensors")
@@ -62,7 +62,7 @@ def parse_v2(query: bytes) -> WriteParameters:
     Raises:
         InvalidRequest: A value is wrong, or `bucket` is missing.
     """
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    given = dict(query_pairs(query))
     bucket = given.get("bucket")
     if not bucket:
         raise InvalidRequest(

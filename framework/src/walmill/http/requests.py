@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route, Router
@@ -19,6 +18,7 @@ from walmill.engine import Engine
 from walmill.errors import NotFound, PluginFailure
 from walmill.http.auth import IDENTITY
 from walmill.http.body import ClientGone, read_body, text_headers
+from walmill.http.parameters import query_pairs
 from walmill.http.site import Site
 from walmill.http.streams import send_pieces, watching
 from walmill.model.trigger import Trigger
@@ -214,7 +214,7 @@ def plugin_request(scope: Scope, body: bytes) -> PluginRequest:
     headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name not in left_out
     ]
-    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    query = query_pairs(scope["query_string"])
     return PluginRequest(
         method=scope["method"],
         path=scope[PATH_PARAMETER],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from walmill.errors import Conflict, InvalidRequest
 from walmill.http.body import header, read_body
 from walmill.http.fields import parse_object
+from walmill.http.parameters import query_pairs
 from walmill.http.problems import send_json
 from walmill.http.site import Site
 from walmill.ingest.errors import short
@@ -64,7 +64,7 @@ class StatementEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         engine = self._site.engine
-        asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        asked = dict(query_pairs(scope["query_string"]))
         if scope["method"] == "POST":
             asked |= _of_body(header(scope, b"content-type"), await read_body(scope, receive, self._site.body_limit))
         statement = asked.get("q")
@@ -85,7 +85,7 @@ def _of_body(content_type: str | None, body: bytes) -> dict[str, Any]:
         return {}
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
-        return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+        return dict(query_pairs(body))
     if kind == "application/json":
         return parse_object(body)
     raise InvalidRequest(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from urllib.parse import parse_qsl
 
 from attrs import frozen
 from starlette.types import Receive, Scope, Send
@@ -17,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from walmill.collector import let_go
 from walmill.errors import InvalidRequest
 from walmill.http.body import read_body
+from walmill.http.parameters import flag, query_pairs
 from walmill.http.problems import LIMIT_MESSAGES, send_bytes
 from walmill.http.site import Site, json_bytes, json_list
 from walmill.ingest.errors import LineError
@@ -46,7 +46,7 @@ def parse_parameters(query: bytes) -> WriteParameters:
     Raises:
         InvalidRequest: A value is wrong, or `db` is missing.
     """
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    given = dict(query_pairs(query))
     database = given.get("db")
     if database is None:
         raise InvalidRequest("the query parameter db is missing: write for example /api/v3/write_lp?db=sensors")
@@ -56,25 +56,6 @@ def parse_parameters(query: bytes) -> WriteParameters:
         flag("accept_partial", given.get("accept_partial"), True),
         flag("no_sync", given.get("no_sync"), False),
     )
-
-
-def flag(name: str, text: str | None, default: bool) -> bool:
-    """A query parameter that is true or false.
-
-    Args:
-        name: For the message.
-        text: Its value; None if it is not given.
-        default: Its value then.
-
-    Raises:
-        InvalidRequest: It is neither.
-    """
-    if text is None:
-        return default
-    found = {"true": True, "false": False}.get(text.lower())
-    if found is None:
-        raise InvalidRequest(f"{name}={text[:40]!r} is neither true nor false")
-    return found
 
 
 def status_of(errors: Sequence[LineError]) -> int:
