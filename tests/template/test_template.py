@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import subprocess
@@ -68,6 +69,21 @@ def test_both_ways_make_the_same_files(tmp_path: Path, capsys: pytest.CaptureFix
     by_walmill = contents(tmp_path / "b" / "walmill-spike-filter")
     assert set(by_walmill) == {name.format(package="walmill_spike_filter") for name in FILES}
     assert by_walmill == contents(by_cookiecutter)
+
+
+def test_the_name_is_asked_for_once_and_not_at_all_without_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if `--no-input` asks, if a question comes twice, or if the next steps name another plugin than was made."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert walmill(["plugin", "new", "--no-input", "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "walmill-my-plugin").is_dir()
+    monkeypatch.setattr("sys.stdin", io.StringIO("cooler\n" + "\n" * 7))
+    assert walmill(["plugin", "new", "-o", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Name of the plugin") == 1
+    assert "walmill plugin show cooler\n" in said
+    assert (tmp_path / "walmill-cooler").is_dir()
 
 
 @pytest.mark.parametrize("asynchronous", ["yes", "no"])

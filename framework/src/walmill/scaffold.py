@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def render(*, name: str, hooks: Sequence[str], output_dir: Path, no_input: bool 
     """Makes a plugin package.
 
     Args:
-        name: Name of the plugin; the distribution becomes `walmill-NAME`.
+        name: Name of the plugin; the distribution becomes `walmill-NAME`. An answer to the question for it
+            goes before it.
         hooks: Of `write`, `schedule`, `request`.
         output_dir: Where the directory of the package is made.
         no_input: Whether nothing more is asked.
@@ -77,3 +79,13 @@ def render(*, name: str, hooks: Sequence[str], output_dir: Path, no_input: bool 
     except CookiecutterException as error:
         raise InvalidRequest(f"the template could not be rendered: {error}") from None
     return Path(made)
+
+
+def plugin_name(package: Path) -> str:
+    """The name by which triggers call the plugin of a package that `render` made.
+
+    Args:
+        package: Its directory.
+    """
+    project = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(next(iter(project["entry-points"]["walmill"])))

@@ -117,7 +117,10 @@ def _settings(settings: Sequence[Mapping[str, Any]] | None) -> str:
 
 @click.command()
 @click.option(
-    "--name", prompt="Name of the plugin", help="Its name, such as spike-filter; the package is walmill-NAME."
+    "--name",
+    default="my-plugin",
+    show_default=True,
+    help="Its name, such as spike-filter; the package is walmill-NAME.",
 )
 @click.option(
     "--hooks",
@@ -133,7 +136,7 @@ def _settings(settings: Sequence[Mapping[str, Any]] | None) -> str:
     default=Path(),
     help="Where the directory of the package is made; else here.",
 )
-@click.option("--no-input", is_flag=True, help="Ask nothing; take the defaults.")
+@click.option("--no-input", is_flag=True, help="Ask nothing; take what is given here, and the defaults.")
 def new_plugin(*, name: str, hooks: str, output_dir: Path, no_input: bool) -> None:
     """Start a plugin package from the template: code, tests, and all that pip needs."""
     wanted = tuple(dict.fromkeys(hook.strip() for hook in hooks.split(",") if hook.strip()))
@@ -142,9 +145,10 @@ def new_plugin(*, name: str, hooks: str, output_dir: Path, no_input: bool) -> No
         raise InvalidRequest(
             f"the hooks {hooks!r} are not of {', '.join(HOOKS)}; give one or several, separated by commas"
         )
-    from walmill.scaffold import render
+    from walmill.scaffold import plugin_name, render
 
     made = render(name=name, hooks=wanted, output_dir=output_dir, no_input=no_input)
+    name = plugin_name(made)
     click.echo(
         f"Plugin {name} created in {made}\n\n  pip install -e {made}\n  walmill plugin show {name}\n  pytest {made}"
     )
