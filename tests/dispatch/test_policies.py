@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from starlette.testclient import TestClient
 
+from walmill import create_app
 from walmill.dispatch.batches import zeros
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, Unavailable
@@ -101,6 +103,10 @@ def test_disable_is_kept_with_reason_and_traceback_over_a_restart(tmp_path: Path
     with Engine.open(data_dir=tmp_path, discover_plugins=False) as engine:
         shown = engine.trigger("d", "t")
         assert shown["state"] == "disabled"
+        assert shown["lag_commits"] is None, "0 would say that nothing waits for it"
+        metrics = TestClient(create_app(engine, without_auth=True)).get("/metrics").text
+        assert 'walmill_trigger_enabled{database="d",trigger="t"} 0.0' in metrics
+        assert "walmill_trigger_lag_commits{" not in metrics
         assert shown["reason"] == "ValueError: no good: 1 rows"
         assert "in fail" in shown["traceback"]
         seen: list[int] = []

@@ -515,10 +515,13 @@ class Mill:
         return await self._schedules.run_now(trigger, at)
 
     def status(self, trigger: int) -> dict[str, Any]:
-        """What a trigger is doing: for lists; from any thread."""
+        """What a trigger is doing: for lists; from any thread.
+
+        Its lag is None as long as it is disabled: which commits are for it is found out when it is enabled.
+        """
         station, line = self._stations.get(trigger), self._lines.get(trigger)
         if station is None:
-            return {"running": 0, "lag_commits": 0, "blocked": None}
+            return {"running": 0, "lag_commits": None, "blocked": None}
         found: dict[str, Any] = {
             "running": len(station.runs),
             "blocked": station.blocked,

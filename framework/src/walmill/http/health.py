@@ -61,7 +61,9 @@ class EngineCollector(Collector):
             runs.add_metric(run, count)
         yield runs
         lag = GaugeMetricFamily(
-            "walmill_trigger_lag_commits", "Commits that a trigger still has before it.", labels=("database", "trigger")
+            "walmill_trigger_lag_commits",
+            "Commits that a trigger still has before it; none for one that is disabled.",
+            labels=("database", "trigger"),
         )
         running = GaugeMetricFamily(
             "walmill_trigger_running", "Runs of a trigger that go on now.", labels=("database", "trigger")
@@ -73,7 +75,8 @@ class EngineCollector(Collector):
         )
         for one in engine.triggers():
             labels = (one["database"], one["trigger_name"])
-            lag.add_metric(labels, one["lag_commits"])
+            if one["lag_commits"] is not None:
+                lag.add_metric(labels, one["lag_commits"])
             running.add_metric(labels, one["running"])
             enabled.add_metric(labels, 1 if one["state"] == "enabled" else 0)
         yield from (lag, running, enabled)

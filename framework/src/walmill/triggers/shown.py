@@ -20,7 +20,8 @@ def show(
         trigger: Its definition.
         database: Name of its database.
         cursor: Where it is in the log; None before its first run.
-        status: What the mill says of it: `blocked`, `running`, `lag_commits` and, for a schedule, `next_due`.
+        status: What the mill says of it: `blocked`, `running`, `lag_commits` (None while it is disabled) and, for a
+            schedule, `next_due`.
         registry: Knows which of its arguments are secret; all are hidden when its plugin is not installed.
     """
     try:
@@ -54,6 +55,6 @@ def show(
         "through": None if cursor is None else cursor.through,
         "last_fired": None if cursor is None else cursor.fired,
         "running": status["running"],
-        "lag_commits": status["lag_commits"],
+        "lag_commits": None if trigger.state == "disabled" else status["lag_commits"],
         "next_due": status.get("next_due"),
     }
