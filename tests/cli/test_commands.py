@@ -192,6 +192,7 @@ WRONG: list[tuple[int, tuple[str, ...], str]] = [
     (2, ("query", "-d", "rows", "SELECT 1", "--param", "x"), "is not NAME=VALUE"),
     (2, ("query", "-d", "rows", "SELECT 1", "--param", "x=1", "--param", "x=2"), "given twice"),
     (1, ("query", "-d", "rows", "SELECT 1", "--param", "x=1"), "no placeholder $x"),
+    (2, ("write", "-d", "rows", __file__), "is a file, not a line: write it with --file"),
     (1, ("query", "-d", "rows", "SELECT * FRM cpu"), "FRM"),
     (1, ("query", "-d", "rows", "DROP TABLE cpu"), "queries only read"),
     (1, ("query", "-d", "nowhere", "SELECT 1"), "there is no database 'nowhere'"),
@@ -238,6 +239,12 @@ def test_what_is_wrong_is_a_sentence(
     local: Command, rows: str, code: int, arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in sentence(local(*arguments), code)
+
+
+def test_a_line_longer_than_any_name_of_a_file_is_taken_for_a_line(local: Command, rows: str) -> None:
+    said = local("write", "-d", rows, "x" * 5000)
+    assert said.code == 1
+    assert said.err.startswith("line 1: Expected at least one space character")
 
 
 def test_what_is_refused_leaves_nothing(local: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,9 @@ def _check_use(files: tuple[Path, ...], lines: tuple[str, ...], resume: Path | N
         raise click.UsageError("--resume and --no-resume were both given; give one of them")
     if resume is not None and lines:
         raise click.UsageError("--resume is for files and standard input; lines are written at once, leave it away")
+    for line in lines:
+        if " " not in line and os.path.isfile(line):  # noqa: PTH113 - a Path raises for a long line
+            raise click.UsageError(f"{line!r} is a file, not a line: write it with --file {line}")
 
 
 def _sources(files: tuple[Path, ...]) -> list[Source]:
