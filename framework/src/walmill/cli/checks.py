@@ -356,7 +356,7 @@ def _answer(host: str, port: int) -> str | None:
         except WalmillError:
             return None
     return (
-        f"{said.get('product_name', 'a server')} {said.get('version', '')}, process {said.get('process_id', 'unknown')}"
+        f"{said.get('product_name', 'a server')} {said.get('version', '')}, instance {said.get('process_id', 'unknown')}"
     )
 
 
