@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 import os
@@ -78,6 +79,8 @@ def test_the_name_is_asked_for_once_and_not_at_all_without_input(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert walmill(["plugin", "new", "--no-input", "-o", str(tmp_path)]) == 0
     assert (tmp_path / "walmill-my-plugin").is_dir()
+    pip = "pip" if importlib.util.find_spec("pip") else "uv pip"
+    assert f"\n  {pip} install -e " in capsys.readouterr().out, "the pip of another environment would install elsewhere"
     monkeypatch.setattr("sys.stdin", io.StringIO("cooler\n" + "\n" * 7))
     assert walmill(["plugin", "new", "-o", str(tmp_path)]) == 0
     said = capsys.readouterr().out

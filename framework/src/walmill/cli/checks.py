@@ -355,9 +355,7 @@ def _answer(host: str, port: int) -> str | None:
             said = client.ping()
         except WalmillError:
             return None
-    return (
-        f"{said.get('product_name', 'a server')} {said.get('version', '')}, instance {said.get('process_id', 'unknown')}"
-    )
+    return f"{said.get('product_name', 'a server')} {said.get('version', '')}, instance {said.get('process_id', 'unknown')}"
 
 
 def _bind_error(host: str, port: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def new_plugin(*, name: str, hooks: str, output_dir: Path, no_input: bool) -> No
 
     made = render(name=name, hooks=wanted, output_dir=output_dir, no_input=no_input)
     name = plugin_name(made)
+    pip = "pip" if find_spec("pip") else "uv pip"  # what uv makes has no pip, and another one would install elsewhere
     click.echo(
-        f"Plugin {name} created in {made}\n\n  pip install -e {made}\n  walmill plugin show {name}\n  pytest {made}"
+        f"Plugin {name} created in {made}\n\n  {pip} install -e {made}\n  walmill plugin show {name}\n  pytest {made}"
     )
