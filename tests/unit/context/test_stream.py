@@ -18,3 +18,18 @@ def test_a_stream_that_outlives_the_one_behind_it_goes_without_a_complaint() -> 
     stream.flush()
     del stream
     gc.collect()
+
+
+def test_a_stream_of_a_host_needs_no_more_than_write_and_flush() -> None:
+    class Plain:
+        flushed = False
+
+        def write(self, text: str) -> int:
+            return len(text)
+
+        def flush(self) -> None:
+            self.flushed = True
+
+    plain = Plain()
+    _Stream(plain).flush()  # type: ignore[arg-type]
+    assert plain.flushed

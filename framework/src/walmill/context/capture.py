@@ -79,7 +79,7 @@ class _Stream(io.TextIOBase):
 
     def flush(self) -> None:
         # Python flushes a stream that nobody refers to any more; what it stands before may be closed by then
-        if not self.inner.closed:
+        if not getattr(self.inner, "closed", False):  # what a host puts there may have only `write` and `flush`
             self.inner.flush()
 
     def writable(self) -> bool:
