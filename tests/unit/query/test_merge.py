@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from walmill.buffer.merge import advance, merge_rows
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.model.schema import TableSchema
 from walmill.query.engine import QueryEngine
-from walmill.query.merge import advance, merge_rows
 
 TAGS = ("a", "b")
 FIELDS = {"i": "int64", "u": "uint64", "f": "float64", "s": "string", "o": "bool"}

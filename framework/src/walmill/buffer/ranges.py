@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,27 @@ def unite(left: Ranges, right: Ranges, most: int = MOST_RANGES) -> Ranges:
         gap = min(range(len(both) - 1), key=lambda i: both[i + 1][0] - both[i][1])
         both = (*both[:gap], (both[gap][0], both[gap + 1][1]), *both[gap + 2 :])
     return both
+
+
+def join(ranges: Iterable[tuple[int, int]], most: int = MOST_RANGES) -> Ranges:
+    """Any ranges, in any order and overlapping, as a set; however many there are, it costs about one sort.
+
+    Returns:
+        At most `most` ranges which cover everything given, and perhaps the narrowest gaps between.
+    """
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
+        else:
+            joined.append((low, high))
+    if len(joined) <= most:
+        return tuple(joined)
+    gaps = [right[0] - left[1] for left, right in pairwise(joined)]
+    kept = sorted(sorted(range(len(gaps)), key=lambda place: -gaps[place])[: most - 1])
+    lows = [joined[0][0], *(joined[place + 1][0] for place in kept)]
+    highs = [*(joined[place][1] for place in kept), joined[-1][1]]
+    return tuple(zip(lows, highs, strict=True))
 
 
 def inside(times: np.ndarray[Any, np.dtype[np.int64]], ranges: Ranges) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -56,5 +56,5 @@ class DataFile:
     @classmethod
     def from_json(cls, data: list[Any]) -> DataFile:
         """A file from what `to_json` gave."""
-        *members, late = data
-        return cls(*members, late=tuple((low, high) for low, high in late))
+        members = [*data[:-1], tuple((low, high) for low, high in data[-1])]
+        return cls(*members)

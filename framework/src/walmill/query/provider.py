@@ -15,9 +15,9 @@ from attrs import define, field
 from datafusion import SessionConfig, SessionContext
 from datafusion.catalog import SchemaProvider, Table
 
+from walmill.buffer.merge import UniqueRows, advance
 from walmill.buffer.table import Log, TableBuffer
 from walmill.model.schema import TableSchema, arrow_schema
-from walmill.query.merge import UniqueRows, advance
 
 CATALOG = "public"
 SCHEMA = "iox"

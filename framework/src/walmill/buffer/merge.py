@@ -111,16 +111,23 @@ def merge_rows(batch: pa.RecordBatch, tags: tuple[str, ...]) -> pa.RecordBatch:
     starts = np.flatnonzero(np.concatenate(([True], (series[1:] != series[:-1]) | (times[1:] != times[:-1]))))
     if len(starts) == rows:
         return batch
-    last = order[np.append(starts[1:], rows) - 1]
-    columns: list[pa.Array] = []
-    for column in batch.columns:
-        if column.null_count == 0:
-            columns.append(column.take(pa.array(last)))
-            continue
-        filled = pc.is_valid(column).to_numpy(zero_copy_only=False)[order]
-        newest = np.maximum.reduceat(np.where(filled, np.arange(rows), -1), starts)
-        columns.append(column.take(pa.array(order[newest], mask=newest < 0)))
+    columns = [newest_values(column, order, starts) for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+
+
+def newest_values(column: pa.Array, order: Ints, starts: Ints) -> pa.Array:
+    """The value that each identity has in one column: the last that is not null, or null.
+
+    Args:
+        column: Values in log order.
+        order: Numbers of rows, by identity and within one in log order.
+        starts: Places in `order` at which an identity begins, the first one 0.
+    """
+    if column.null_count == 0:
+        return column.take(pa.array(order[np.append(starts[1:], len(order)) - 1]))
+    filled = pc.is_valid(column).to_numpy(zero_copy_only=False)[order]
+    newest = np.maximum.reduceat(np.where(filled, np.arange(len(order)), -1), starts)
+    return column.take(pa.array(order[newest], mask=newest < 0))
 
 
 def _merge_step(unique: UniqueRows, new: list[pa.RecordBatch], ranges: Ranges, tags: tuple[str, ...]) -> UniqueRows:
