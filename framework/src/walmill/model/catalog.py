@@ -246,3 +246,27 @@ def put_token(token: Token) -> dict[str, Any]:
         "expires": token.expires_at,
         "permissions": list(token.permissions),
     }
+
+
+def definitions_of(catalog: Catalog) -> Iterator[dict[str, Any]]:
+    """Definitions that make a catalog from an empty one; only `next_id` and `generation` have to be set beside them.
+
+    Always in the same order: databases, tables and triggers by id, each kind after what it needs, then tokens by name.
+    """
+    for number in sorted(catalog.databases):
+        database = catalog.databases[number]
+        yield {"op": "create_database", "id": number, "name": database.name, "at": database.created_at}
+    for number in sorted(catalog.tables):
+        table = catalog.tables[number]
+        yield {
+            "op": "create_table",
+            "id": number,
+            "db": table.database_id,
+            "name": table.schema.name,
+            "tags": list(table.schema.tags),
+            "fields": dict(table.schema.fields),
+        }
+    for number in sorted(catalog.triggers):
+        yield {"op": "put_trigger", "trigger": catalog.triggers[number].to_json()}
+    for name in sorted(catalog.tokens):
+        yield put_token(catalog.tokens[name])
