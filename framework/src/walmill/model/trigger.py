@@ -12,6 +12,11 @@ ErrorPolicy = Literal["retry", "skip", "disable"]
 TriggerState = Literal["enabled", "disabled", "paused"]
 MissedPolicy = Literal["latest", "all", "skip"]
 
+BY_A_PERSON = "disabled by a person"
+CREATED_DISABLED = "created disabled"
+RETENTION = "retention"
+"""Reasons why a trigger is not enabled; an error has its own text."""
+
 
 @frozen(kw_only=True)
 class Trigger:

@@ -13,7 +13,7 @@ from walmill.errors import Conflict, InvalidRequest
 from walmill.ingest.names import check_database_name
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
-from walmill.model.trigger import ErrorPolicy, MissedPolicy, Trigger
+from walmill.model.trigger import BY_A_PERSON, CREATED_DISABLED, ErrorPolicy, MissedPolicy, Trigger
 from walmill.plugins.description import PluginDescription
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
@@ -162,7 +162,7 @@ def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable
         executor=new.executor,
         run_async=new.run_async,
         state="disabled" if new.disabled else "enabled",
-        reason="created disabled" if new.disabled else None,
+        reason=CREATED_DISABLED if new.disabled else None,
         created_at=draft.time,
         changed_at=draft.time,
     )
@@ -212,7 +212,7 @@ def disable_by_person(draft: Draft, database: str, name: str) -> Trigger:
     trigger = draft.catalog.trigger(database, name)
     if trigger.state == "disabled":
         return trigger
-    return _put(draft, evolve(trigger, state="disabled", reason="disabled by a person", traceback=None))
+    return _put(draft, evolve(trigger, state="disabled", reason=BY_A_PERSON, traceback=None))
 
 
 def disable_trigger(draft: Draft, trigger: int, generation: int, reason: str, traceback: str) -> None:

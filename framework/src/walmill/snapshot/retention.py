@@ -1,0 +1,55 @@
+"""Which files of a table are past its retention, and from when on its rows are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from walmill.model.files import DataFile
+
+_FIRST = -(2**63)
+
+
+@frozen
+class Expiry:
+    """What retention means for a table at one moment.
+
+    Attributes:
+        cut_off: Rows with an earlier time are expired, ns: to be hidden as long as a file holds them.
+        expired: Files in which every row is expired.
+        kept: The others, in their order.
+    """
+
+    cut_off: int
+    expired: tuple[DataFile, ...]
+    kept: tuple[DataFile, ...]
+
+    @property
+    def mixed(self) -> tuple[DataFile, ...]:
+        """Files with expired and other rows."""
+        return tuple(file for file in self.kept if file.min_time < self.cut_off)
+
+
+def retention_period(table: int | None, database: int | None) -> int | None:
+    """How long rows of a table are kept, ns: its own period, else that of its database, else for ever (None)."""
+    return database if table is None else table
+
+
+def plan_retention(files: Iterable[DataFile], period: int | None, now: int) -> Expiry:
+    """What is expired.
+
+    Args:
+        files: The files of a table.
+        period: How long its rows are kept, ns; None for ever.
+        now: Wall-clock time, ns.
+    """
+    listed = tuple(files)
+    if period is None:
+        return Expiry(_FIRST, (), listed)
+    cut_off = max(_FIRST, now - period)
+    return Expiry(
+        cut_off,
+        tuple(file for file in listed if file.max_time < cut_off),
+        tuple(file for file in listed if file.max_time >= cut_off),
+    )
