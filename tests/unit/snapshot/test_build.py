@@ -280,3 +280,19 @@ def test_pyarrow_reads_a_tree_and_opens_only_the_months_asked_for(tree):
     table = dataset.to_table(filter=wanted)
     assert (table.num_rows, sum(table.column("i").to_pylist())) == WANTED[1:]
     assert dataset.count_rows() == 9000
+
+
+def test_strings_beyond_what_32_bit_offsets_hold(monkeypatch):
+    # the bounds are gigabytes; here they are small, and everything else is the same
+    monkeypatch.setattr("walmill.snapshot.sort._BYTES_OF_TEXT", 1000)
+    monkeypatch.setattr("walmill.snapshot.parquet._GROUP_BYTES", 4000)
+    texts = [f"{number}-{'long' * (number % 9)}" for number in range(500)]
+    columns = {"s": texts, TIME: pa.array(range(500), pa.timestamp("ns"))}
+    halves = pa.record_batch(columns).slice(0, 250), pa.record_batch(columns).slice(250)
+    ordered = sort_rows(halves, SCHEMA)
+    assert ordered.table.field("s").type == pa.large_string()
+    data = encode_file(ordered.table, SCHEMA)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    assert file.metadata.num_row_groups > 4
+    assert file.schema_arrow.field("s").type == pa.string()
+    assert file.read().column("s").to_pylist() == texts
