@@ -9,7 +9,7 @@ from itertools import count
 import pyarrow as pa
 from attrs import frozen
 
-from walmill.buffer.ranges import Ranges, join
+from walmill.buffer.ranges import Ranges, join, unite
 from walmill.buffer.table import TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import TableSchema
@@ -17,6 +17,8 @@ from walmill.snapshot.chunks import ROWS, count_days, extents, extract, group_pi
 from walmill.snapshot.names import Attempt, Place
 from walmill.snapshot.parquet import encode_file
 from walmill.snapshot.sort import sort_rows
+
+_FIRST = -(2**63)
 
 
 @frozen(eq=False)
@@ -40,9 +42,20 @@ class Rows:
     overlaps: Ranges
 
     @classmethod
-    def of_buffer(cls, place: Place, buffer: TableBuffer, first_sequence: int) -> Rows:
-        """The rows of a table in memory, which begin with those of a commit."""
-        return cls(place, buffer.schema, buffer.batches, first_sequence, buffer.sequence, buffer.overlaps)
+    def of_buffer(cls, place: Place, buffer: TableBuffer, first_sequence: int, newest: int | None = None) -> Rows:
+        """The rows of a table in memory, which begin with those of a commit.
+
+        Args:
+            place: The table.
+            buffer: The rows; it knows which of them may repeat each other.
+            first_sequence: First of their commits.
+            newest: The newest time that a row of an earlier file ever had: one that is not newer may repeat such a row. None
+                if there is none.
+        """
+        overlaps = buffer.overlaps
+        if newest is not None:
+            overlaps = unite(overlaps, ((_FIRST, newest),))
+        return cls(place, buffer.schema, buffer.batches, first_sequence, buffer.sequence, overlaps)
 
 
 @frozen(eq=False)

@@ -183,7 +183,7 @@ def write_manifest(
     Args:
         store: The object store.
         contents: What it is about.
-        attempt: Its number, one more than the newest there is, and the nonce that its data files bear as well.
+        attempt: Its number, one more than the newest there is, and a nonce that no other attempt has.
         epoch: Epoch of the log.
         now: Wall-clock time, ns.
         previous: The newest manifest: its parts are named again where nothing has changed.

@@ -1,4 +1,12 @@
-"""Which files of a table are past its retention, and from when on its rows are seen."""
+"""Which files of a table are past its retention, which are cut, and from when on its rows are seen.
+
+Expired rows are hidden from the moment on at which they expire: queries leave out what is before `cut_off`. Space comes back by
+whole files, which go as soon as all their rows are expired, and by cutting: a file with expired rows and others is written again
+without the former once they make up half of its span of time. So at most about half of a table's files is expired rows, and a row
+is written again about once for it. A small file is not cut: it takes little room, and goes as a whole in the end.
+
+Rows whose period is made longer later may come back in part only, as long as a file holds them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +17,9 @@ from attrs import frozen
 from walmill.model.files import DataFile
 
 _FIRST = -(2**63)
+
+LEAST_CUT = 2**20
+"""Bytes of the smallest file that is cut."""
 
 
 @frozen
@@ -29,6 +40,14 @@ class Expiry:
     def mixed(self) -> tuple[DataFile, ...]:
         """Files with expired and other rows."""
         return tuple(file for file in self.kept if file.min_time < self.cut_off)
+
+    def worth_cutting(self, least: int = LEAST_CUT) -> tuple[DataFile, ...]:
+        """Files of which half the span of time is expired, and that have at least so many bytes."""
+        return tuple(
+            file
+            for file in self.mixed
+            if file.bytes >= least and 2 * (self.cut_off - file.min_time) >= file.max_time - file.min_time
+        )
 
 
 def retention_period(table: int | None, database: int | None) -> int | None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from walmill.errors import NotFound
 
-Data: TypeAlias = bytes | pa.Buffer
+Data: TypeAlias = bytes | memoryview | pa.Buffer
 
 MISSING = (NotFound, FileNotFoundError)
 """What `get` raises when there is no such object."""
@@ -25,7 +25,10 @@ class Store(Protocol):
         """Writes a whole object, atomically; it is durable when this returns."""
 
     def put_new(self, path: str, data: Data) -> None:
-        """The same, and an error if there is such an object already."""
+        """The same, and `Conflict` if there is such an object already."""
+
+    def delete(self, path: str) -> None:
+        """Removes an object; no error if there is none."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Paths and sizes of the objects below a prefix, sorted by path."""

@@ -1,0 +1,162 @@
+"""The newest manifest of a store, and writing the next: for whoever changes what files there are, from several threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from weakref import WeakSet
+
+from attrs import evolve
+from rpds import HashTrieMap
+
+from walmill.errors import Conflict, WalmillError
+from walmill.model.files import DataFile
+from walmill.snapshot.manifest import Contents, Loaded, Manifest, write_manifest
+from walmill.snapshot.names import Attempt, manifest_path
+from walmill.snapshot.parts import StateMemo
+from walmill.snapshot.store import MISSING, Store
+
+
+class Superseded(Conflict):
+    """Another process writes manifests in this store: this one must stop, for what it writes is never seen again."""
+
+
+class Head:
+    """The newest manifest, held by the one process that writes manifests. Any thread may call any method.
+
+    A `Loaded` that it gave keeps its manifest and all that this names from being cleaned up, as long as somebody holds it:
+    whoever reads files holds the `Loaded` that lists them.
+
+    Args:
+        store: The object store.
+        loaded: What `load` gave.
+        epoch: Epoch of the log of this process.
+        now: Tells wall-clock time, ns.
+    """
+
+    def __init__(self, store: Store, loaded: Loaded, *, epoch: int, now: Callable[[], int]) -> None:
+        self.store = store
+        self._epoch = epoch
+        self._now = now
+        self._current = loaded
+        self._held: WeakSet[Loaded] = WeakSet([loaded])
+        self._attempts: list[Attempt] = []
+        self._memo = StateMemo()
+        self._lost: dict[
+            str, Contents
+        ] = {}  # by nonce: commits at the next number of which nobody knows whether they are there
+        self._guard = threading.Lock()  # held for moments only
+        self._commits = threading.Lock()  # held while a manifest is written
+
+    @property
+    def current(self) -> Loaded:
+        """What the newest manifest says."""
+        return self._current
+
+    @contextmanager
+    def begin(self) -> Iterator[Attempt]:
+        """Names for objects that are to be written now: nothing of them is cleaned up until this ends."""
+        with self._guard:
+            attempt = Attempt(self._current.next_number)
+            self._attempts.append(attempt)
+        try:
+            yield attempt
+        finally:
+            with self._guard:
+                self._attempts.remove(attempt)
+
+    def commit(self, change: Callable[[Loaded], Contents | None]) -> Loaded | None:
+        """Writes the next manifest. One at a time; a second caller waits.
+
+        When the answer to an earlier commit was lost and it proves to be there, it counts, and this one goes on top of it.
+
+        Args:
+            change: What the next manifest is about, given what the newest one says: both may differ from what the caller began
+                with. None if there is nothing to be done any more. It may be called twice.
+
+        Returns:
+            What the newest manifest says now; None if `change` gave None.
+
+        Raises:
+            Superseded: If another process wrote a manifest.
+            Exception: What the store raised. Whether the manifest is there is not known then; the next commit finds out.
+        """
+        with self._commits:
+            while True:
+                current = self._current
+                contents = change(current)
+                if contents is None:
+                    return None
+                attempt = Attempt(
+                    current.next_number
+                )  # a nonce of its own: two commits may differ in what they are about
+                try:
+                    manifest = write_manifest(
+                        self.store,
+                        contents,
+                        attempt,
+                        epoch=self._epoch,
+                        now=self._now(),
+                        previous=current.manifest,
+                        memo=self._memo,
+                    )
+                except Conflict as error:
+                    self._settle(current.next_number, error)
+                except (WalmillError, OSError):
+                    self._lost[attempt.nonce] = contents
+                    raise
+                else:
+                    return self._advance(manifest, contents)
+
+    def clean_up(self) -> tuple[set[int], int]:
+        """What `unreferenced` has to know: numbers of the manifests that stay, and the number before which attempts are over.
+
+        Both are of one moment: an attempt that is not in progress any more is in the newest manifest, or failed.
+        """
+        with self._guard:
+            newest = self._current.manifest
+            kept = {one.manifest.number for one in self._held if one.manifest is not None}
+            before = min([newest.number if newest else 0, *(one.number for one in self._attempts)])
+        return kept, before
+
+    def _settle(self, number: int, error: Conflict) -> None:
+        """There is a manifest where ours should have gone: it is one of ours, or we are not the writer any more."""
+        try:
+            found = Manifest.decode(number, bytes(self.store.get(manifest_path(number))))
+        except MISSING:
+            raise error from None
+        contents = self._lost.get(found.nonce)
+        if contents is None:
+            raise Superseded(
+                f"the manifest {manifest_path(number)} in {getattr(self.store, 'name', 'the object store')} was written by "
+                f"another process (epoch {found.epoch}, this one has {self._epoch}): only one engine may use a store; stop the "
+                "other one, and start this one again"
+            )
+        self._advance(found, contents)
+
+    def _advance(self, manifest: Manifest, contents: Contents) -> Loaded:
+        files = {
+            table: tuple(sorted(listed, key=lambda one: (one.last_sequence, one.min_time, one.path)))
+            for table, listed in contents.files.items()
+            if listed
+        }
+        view = evolve(contents.view, tables=HashTrieMap())
+        loaded = Loaded(view, files, dict(contents.newest), manifest, manifest.number + 1)
+        with self._guard:
+            self._lost.clear()
+            self._current = loaded
+            self._held.add(loaded)
+        return loaded
+
+
+def replace_files(
+    current: Loaded, table: int, gone: Iterable[DataFile], new: Iterable[DataFile]
+) -> Mapping[int, Sequence[DataFile]] | None:
+    """All files with some of a table's replaced; None if one of those is not there any more: then somebody was faster."""
+    listed = current.files.get(table, ())
+    removed = {one.path for one in gone}
+    kept = [one for one in listed if one.path not in removed]
+    if len(kept) + len(removed) != len(listed):
+        return None
+    return {**current.files, table: (*kept, *new)}
