@@ -27,7 +27,7 @@ from walmill.snapshot.head import Head, replace_files
 from walmill.snapshot.manifest import Contents, Loaded
 from walmill.snapshot.names import Place
 from walmill.snapshot.pace import Pace
-from walmill.snapshot.retention import Expiry, plan_retention
+from walmill.snapshot.retention import LEAST_CUT, Expiry, plan_retention
 from walmill.snapshot.rows import Choice, earlier_than, read_rows, rewrite_file
 from walmill.snapshot.store import Store
 from walmill.snapshot.sweep import unreferenced
@@ -313,7 +313,7 @@ def expire(head: Head, periods: Mapping[int, int | None], now: int) -> Change | 
     return None if after is None else Change(after, gone=tuple(gone))
 
 
-def cut(head: Head, table: int, expiry: Expiry, brake: Brake | None = None) -> Change | None:
+def cut(head: Head, table: int, expiry: Expiry, brake: Brake | None = None, least: int = LEAST_CUT) -> Change | None:
     """Writes files again that are half expired, one manifest for each of them.
 
     Args:
@@ -321,12 +321,13 @@ def cut(head: Head, table: int, expiry: Expiry, brake: Brake | None = None) -> C
         table: Id of the table.
         expiry: What `plan_retention` said of its files.
         brake: How fast; None for as fast as can be.
+        least: Bytes of the smallest file that is written again.
 
     Returns:
         What was done; None if nothing was.
     """
     done: Change | None = None
-    for file in expiry.worth_cutting():
+    for file in expiry.worth_cutting(least):
         one = remove_rows(head, table, [file], earlier_than(expiry.cut_off), brake)
         if one is not None and one.gone:
             before = done or Change(one.current)
