@@ -247,6 +247,15 @@ def test_plans(name):
     assert [([one.last_sequence for one in join.files], join.cause) for join in joins] == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [({"i": "int64"}, 500), ({"i": "int64", "s": "string"}, 384), (dict.fromkeys("bcdefghijk", "string"), 64)],
+)
+def test_a_wide_table_is_joined_in_smaller_pieces(fields, rows):
+    schema = TableSchema("t", ("a",), fields)
+    assert Bounds(rows=500, values=2_688).of(schema).rows == rows
+
+
 def test_two_plans_do_not_cross():
     # each of two joins is right alone; together neither would be older than the other
     files = [file(1, 1, 0, 9), file(2, 2, 5, 30), file(3, 3, 10, 19), file(4, 4, 21, 40)]

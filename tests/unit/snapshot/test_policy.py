@@ -151,6 +151,22 @@ def test_retention():
     assert plan_retention(files, 2**63, -(2**62)).cut_off == -(2**63)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "size", "cut"),
+    [
+        (0, 4, 100, False),  # expired as a whole
+        (5, 9, 100, False),
+        (4, 6, 100, True),  # just half
+        (4, 7, 100, False),
+        (0, 5, 100, True),
+        (0, 5, 99, False),  # too small to be worth it
+    ],
+)
+def test_which_files_are_cut(low, high, size, cut):
+    files = [evolve(file(low, high), bytes=size)]
+    assert plan_retention(files, 10, 15).worth_cutting(100) == (tuple(files) if cut else ())
+
+
 @pytest.mark.parametrize(("table", "database", "expected"), [(None, None, None), (None, 3, 3), (5, 3, 5), (5, None, 5)])
 def test_a_table_has_its_own_period_or_that_of_its_database(table, database, expected):
     assert retention_period(table, database) == expected

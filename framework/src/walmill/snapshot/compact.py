@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
 from walmill.buffer import ranges
 from walmill.model.files import DataFile
@@ -20,6 +20,7 @@ from walmill.model.schema import TableSchema
 from walmill.snapshot.build import NewFile, Rows, build_files
 from walmill.snapshot.names import Attempt, Place, month_of_path
 
+_STRING = 4  # values that a string counts as
 _LOOK_AHEAD = 32  # so many later files are considered for each join
 
 
@@ -32,12 +33,19 @@ class Bounds:
         bytes: Most bytes of a result, likewise.
         files: So many small files are joined at least.
         growth: Files that repeat each other's rows are joined if the largest is at most so many times the others.
+        values: Most values of a result (8 bytes each in memory; a string counts as four), which bounds the rows of wide tables.
     """
 
     rows: int = 5_000_000
     bytes: int = 128 * 2**20
     files: int = 4
     growth: int = 8
+    values: int = 64_000_000
+
+    def of(self, schema: TableSchema) -> Bounds:
+        """The bounds for a table with some columns."""
+        width = 1 + len(schema.tags) + sum(_STRING if kind == "string" else 1 for kind in schema.fields.values())
+        return evolve(self, rows=min(self.rows, max(1, self.values // width)))
 
 
 @frozen
@@ -190,7 +198,7 @@ def join_files(
 ) -> Iterator[NewFile]:
     """The files that some files become: their rows merged in the order of sequences.
 
-    All their rows are in memory at once, tags as dictionaries if `read` gives them so.
+    All their rows are in memory at once, tags as dictionaries if `read` gives them so; the plan's bounds say how much that is.
 
     Args:
         files: What a plan proposed.

@@ -159,19 +159,23 @@ class JoinPlanner:
     """
 
     bounds: Bounds = field(factory=Bounds)
-    _known: dict[int, tuple[tuple[DataFile, ...], list[Join]]] = field(init=False, factory=dict)
+    _known: dict[int, tuple[tuple[DataFile, ...], Bounds, list[Join]]] = field(init=False, factory=dict)
 
     def plan(self, current: Loaded) -> list[tuple[int, Join]]:
         """What is worth joining, with the ids of the tables; the cheapest first."""
-        known: dict[int, tuple[tuple[DataFile, ...], list[Join]]] = {}
+        known: dict[int, tuple[tuple[DataFile, ...], Bounds, list[Join]]] = {}
         for table, files in current.files.items():
+            found = current.view.catalog.tables.get(table)
+            if found is None:
+                continue
+            bounds = self.bounds.of(found.schema)
             before = self._known.get(table)
-            if before is not None and before[0] == files:
-                known[table] = (files, before[1])
+            if before is not None and before[:2] == (files, bounds):
+                known[table] = before
             else:
-                known[table] = (files, plan_joins(files, self.bounds))
+                known[table] = (files, bounds, plan_joins(files, bounds))
         self._known = known
-        planned = [(table, join) for table, (_, joins) in known.items() for join in joins]
+        planned = [(table, join) for table, (_, _, joins) in known.items() for join in joins]
         return sorted(planned, key=lambda one: (one[1].bytes, one[0], one[1].files[0].path))
 
 
@@ -205,15 +209,16 @@ def compact(head: Head, table: int, join: Join, brake: Brake | None = None, boun
         read[file.path] = read_rows(head.store, file)
     new: list[DataFile] = []
     catalog = base.view.catalog
+    schema = catalog.tables[table].schema
     with head.begin() as attempt:
         made = join_files(
             join.files,
             staying,
             lambda file: read.pop(file.path),
             place_of(catalog, table),
-            catalog.tables[table].schema,
+            schema,
             attempt,
-            rows_per_file=bounds.rows,
+            rows_per_file=bounds.of(schema).rows,
         )
         for one in made:
             if not brake.wait(one.file.bytes):

@@ -40,10 +40,10 @@ class Pace:
         if not self.rate:
             return 0
         if self._at is None:
-            self._level = float(self.burst)
-        else:
-            self._level = min(self.burst, self._level + max(0, now - self._at) * self.rate / _SECOND)
-        self._at = now
+            self._level, self._at = float(self.burst), now
+        elif now > self._at:
+            self._level = min(self.burst, self._level + (now - self._at) * self.rate / _SECOND)
+            self._at = now
         enough = min(amount, self.burst)
         wait = max(0.0, (enough - self._level) * _SECOND / self.rate)
         self._level -= amount
