@@ -344,15 +344,29 @@ def test_a_commit_whose_answer_comes_late_counts(new_faulty):
     assert world.head.current.view.sequence == 3
 
 
-def test_the_second_writer_of_a_store_is_told(new_faulty):
+def test_a_process_that_was_taken_over_changes_nothing(new_faulty):
     store = new_faulty()
-    world, other = World(store), World(store)
-    for one in (world, other):
-        one.write([row("x", 1, i=1)])
-    world.snapshot()
-    with pytest.raises(Superseded, match=r"another process \(epoch 1, this one has 1\)"):
-        write_snapshot(other.head, other.view)
-    assert world.content() == world.model
+    old = World(store)
+    for number in (1, 2, 3):
+        old.write([row("x", 5, i=number)])
+        old.snapshot()
+    ((table, join),) = old.planner.plan(old.head.current)
+    new = World(store)
+    new.view, new.model = old.view, dict(old.model)
+    new.head.claim()
+    with pytest.raises(Superseded, match=r"another process \(epoch 1, this one has 1\): .* stop the other one"):
+        compact(old.head, table, join)
+    old.write([row("x", 6, i=4)])
+    with pytest.raises(Superseded):
+        old.snapshot()
+    new.compact()
+    new.write([row("y", 6, i=4)])
+    new.snapshot()
+    sweep(old.head)  # knows nothing of what the other one wrote, and leaves it
+    assert not list(damaged_files(store, new.head.current.files))
+    assert new.content() == new.model
+    new.settle()
+    assert set(store.objects) == new.named()  # and nothing of what the old one wrote is left
 
 
 def test_a_snapshot_of_what_is_older_is_refused(new_faulty):

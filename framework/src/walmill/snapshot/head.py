@@ -109,6 +109,17 @@ class Head:
                 else:
                     return self._advance(manifest, contents)
 
+    def claim(self) -> Loaded:
+        """Writes a manifest that says what the newest one says: from then on no other process that began before can write one.
+
+        Raises:
+            Superseded: If another process was faster.
+            Exception: What the store raised.
+        """
+        after = self.commit(lambda current: Contents(current.view, current.files, current.newest))
+        assert after is not None
+        return after
+
     def clean_up(self) -> tuple[set[int], int]:
         """What `unreferenced` has to know: numbers of the manifests that stay, and the number before which attempts are over.
 
