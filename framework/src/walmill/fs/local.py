@@ -1,7 +1,8 @@
-"""The file system of the machine: the only module that opens, writes and syncs files of the log."""
+"""The file system of the machine: the only module that opens, writes and syncs files of the log and the objects."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from walmill.fs.protocol import Bytes
+from walmill.fs.protocol import Bytes, Entry
 
 _VECTOR = 512  # the system takes at most 1,024 parts at a time
 
@@ -33,6 +34,15 @@ class LocalFile:
                 written -= len(left.pop(0))
             if written:
                 left[0] = left[0][written:]
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """See `File.pread`."""
+        parts = []
+        while size > 0 and (part := os.pread(self._descriptor, size, offset)):
+            parts.append(part)
+            size -= len(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def allocate(self, size: int) -> None:
         """See `File.allocate`."""
@@ -73,9 +83,14 @@ class LocalFS:
     def make_directory(self, path: str) -> None:
         """See `FileSystem.make_directory`."""
         made = Path(path)
-        if not made.is_dir():
-            made.mkdir(parents=True, exist_ok=True)
-            self.sync_directory(str(made.parent))
+        missing = []
+        for one in (made, *made.parents):
+            if one.is_dir():
+                break
+            missing.append(one)
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+            self.sync_directory(str(one.parent))
 
     def create(self, path: str) -> LocalFile:
         """See `FileSystem.create`."""
@@ -86,12 +101,34 @@ class LocalFS:
         return LocalFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
     def open_readonly(self, path: str) -> LocalFile:
-        """Opens a file for reading only: what inspects a log must not need more."""
+        """See `FileSystem.open_readonly`."""
         return LocalFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def list(self, path: str) -> list[str]:
         """See `FileSystem.list`."""
         return sorted(one.name for one in Path(path).iterdir())
+
+    def entries(self, path: str) -> Sequence[Entry]:
+        """See `FileSystem.entries`; a name that is gone when it is looked at is left out."""
+        found = []
+        with os.scandir(path) as names:
+            for one in names:
+                with contextlib.suppress(FileNotFoundError):
+                    directory = one.is_dir()
+                    found.append(Entry(one.name, directory, 0 if directory else one.stat().st_size))
+        return found
+
+    def rename(self, path: str, to: str) -> None:
+        """See `FileSystem.rename`."""
+        Path(path).rename(to)
+
+    def link(self, path: str, to: str) -> None:
+        """See `FileSystem.link`."""
+        Path(to).hardlink_to(path)
+
+    def remove_directory(self, path: str) -> None:
+        """See `FileSystem.remove_directory`."""
+        Path(path).rmdir()
 
     def unlink(self, path: str) -> None:
         """See `FileSystem.unlink`."""

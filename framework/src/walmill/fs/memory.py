@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from walmill.fs.protocol import Bytes
+from walmill.fs.protocol import Bytes, Entry
 
 
 class MemoryFile:
@@ -27,6 +27,10 @@ class MemoryFile:
             view = memoryview(part).cast("B")
             self._memory[offset : offset + len(view)] = view
             offset += len(view)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """See `File.pread`."""
+        return self._memory[offset : min(offset + size, self._size)]
 
     def allocate(self, size: int) -> None:
         """See `File.allocate`."""
@@ -80,10 +84,39 @@ class MemoryFS:
             raise FileNotFoundError(errno.ENOENT, "there is no such file", path)
         return self.files[path]
 
+    def open_readonly(self, path: str) -> MemoryFile:
+        """See `FileSystem.open_readonly`: it is the same file, and nobody writes to it."""
+        return self.open(path)
+
     def list(self, path: str) -> list[str]:
         """See `FileSystem.list`."""
+        return sorted(one.name for one in self.entries(path))
+
+    def entries(self, path: str) -> Sequence[Entry]:
+        """See `FileSystem.entries`: the directories are those in which files are."""
         prefix = path.rstrip("/") + "/"
-        return sorted(name.removeprefix(prefix) for name in self.files if name.startswith(prefix))
+        found = {}
+        for name, file in list(self.files.items()):
+            if name.startswith(prefix):
+                first, slash, _ = name.removeprefix(prefix).partition("/")
+                found[first] = Entry(first, bool(slash), 0 if slash else file.size())
+        return list(found.values())
+
+    def rename(self, path: str, to: str) -> None:
+        """See `FileSystem.rename`."""
+        self.open(path)
+        self.files[to] = self.files.pop(path)
+
+    def link(self, path: str, to: str) -> None:
+        """See `FileSystem.link`."""
+        file = self.open(path)
+        if to in self.files or self.files.setdefault(to, file) is not file:
+            raise FileExistsError(errno.EEXIST, "the file exists", to)
+
+    def remove_directory(self, path: str) -> None:
+        """See `FileSystem.remove_directory`: a directory ends with its last file."""
+        if self.entries(path):
+            raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
 
     def unlink(self, path: str) -> None:
         """See `FileSystem.unlink`."""

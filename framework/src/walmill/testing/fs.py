@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import random
 from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
 
 import pyarrow as pa
 from attrs import define, field, frozen
 
 from walmill.fs.memory import MemoryFile
-from walmill.fs.protocol import Bytes
+from walmill.fs.protocol import Bytes, Entry
 
 
 @frozen
@@ -29,7 +31,7 @@ class Failure:
     """A failure to come.
 
     Attributes:
-        kind: Of which call.
+        kind: Of which call; `any` means every kind.
         error: The system's number for it.
         after: So many calls of the kind go well first.
         sticky: Whether all later ones fail too, until `clear`.
@@ -45,20 +47,67 @@ class Failure:
 class _State:
     """One file: what programs see, and what the disk has."""
 
-    seen: MemoryFile
+    seen: MemoryFile = field(factory=MemoryFile)
     durable: bytearray = field(factory=bytearray)
-    linked: bool = False
     pending: list[tuple[int, bytes]] = field(factory=list)
+
+    def lose_power(self, chance: random.Random) -> None:
+        """Of what was written and not synced, any part may be there, torn anywhere."""
+        for offset, data in self.pending:
+            for start in range(0, len(data), 512):
+                if chance.random() < 0.5:
+                    part = data[start : start + chance.randint(1, 512)]
+                    self.write(offset + start, part)
+        self.pending.clear()
+        self.seen = MemoryFile()
+        self.seen.pwritev([bytes(self.durable)], 0)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Puts bytes on the disk."""
+        end = offset + len(data)
+        if len(self.durable) < end:
+            self.durable.extend(bytes(end - len(self.durable)))
+        self.durable[offset:end] = data
+
+
+_DIRECTORY: Final = "directory"
+_Node: TypeAlias = _State | Literal["directory"]
 
 
 class FaultyFS:
-    """Files in memory that know what was synced. Programs see what they wrote; `power_loss` takes away what was not synced."""
+    """Files in memory that know what was synced. Programs see what they wrote; `power_loss` takes away what was not synced.
+
+    A name is durable when its directory was synced after it came, went or was replaced. Until then the disk may have
+    any of what the name has been since, and a file is lost with any directory above it.
+    """
 
     def __init__(self) -> None:
-        self._files: dict[str, _State] = {}
-        self._gone: dict[str, _State] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._since: dict[str, list[_Node | None]] = {}
         self._failures: list[Failure] = []
         self.calls: list[Call] = []
+
+    def _file(self, path: str) -> _State:
+        node = self._nodes.get(path)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", path)
+        if node == _DIRECTORY:
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", path)
+        return node
+
+    def _in_directory(self, path: str) -> None:
+        parent = posixpath.dirname(path.rstrip("/"))
+        if parent not in ("", "/") and self._nodes.get(parent) != _DIRECTORY:
+            kind = NotADirectoryError if parent in self._nodes else FileNotFoundError
+            number = errno.ENOTDIR if parent in self._nodes else errno.ENOENT
+            raise kind(number, "there is no such directory", parent)
+
+    def _change(self, path: str, node: _Node | None) -> None:
+        self._since.setdefault(path, [self._nodes.get(path)]).append(node)
+        if node is None:
+            del self._nodes[path]
+        else:
+            self._nodes[path] = node
 
     def fail(self, kind: str, error: int = errno.EIO, *, after: int = 0, sticky: bool = False) -> None:
         """Has a call fail."""
@@ -72,7 +121,7 @@ class FaultyFS:
         """Records a call, and fails it if its turn has come."""
         self.calls.append(Call(kind, path, offset, size))
         for failure in list(self._failures):
-            if failure.kind != kind:
+            if failure.kind not in (kind, "any"):
                 continue
             if failure.after > 0:
                 failure.after -= 1
@@ -84,71 +133,131 @@ class FaultyFS:
     def power_loss(self, seed: int) -> None:
         """Goes back to what the disk has: of what was not synced, any part may be there, torn anywhere."""
         chance = random.Random(seed)  # noqa: S311 - a test
-        for path, state in self._gone.items():
-            if chance.random() < 0.5:
-                self._files.setdefault(path, state)
-        self._gone.clear()
-        for path, state in list(self._files.items()):
-            if not state.linked and chance.random() < 0.5:
-                del self._files[path]
-                continue
-            content = bytearray(state.durable)
-            for offset, data in state.pending:
-                for start in range(0, len(data), 512):
-                    if chance.random() < 0.5:
-                        part = data[start : start + chance.randint(1, 512)]
-                        if len(content) < offset + start + len(part):
-                            content.extend(bytes(offset + start + len(part) - len(content)))
-                        content[offset + start : offset + start + len(part)] = part
-            seen = MemoryFile()
-            seen.pwritev([bytes(content)], 0)
-            self._files[path] = _State(seen, content, linked=True)
+        for path, nodes in self._since.items():
+            kept = chance.choice(nodes)
+            if kept is None:
+                self._nodes.pop(path, None)
+            else:
+                self._nodes[path] = kept
+        self._since.clear()
+        for path in sorted(self._nodes):
+            try:
+                self._in_directory(path)
+            except OSError:
+                del self._nodes[path]
+        for state in {id(node): node for node in self._nodes.values() if node != _DIRECTORY}.values():
+            state.lose_power(chance)
+
+    def files(self) -> list[str]:
+        """The paths of all files, sorted."""
+        return sorted(path for path, node in self._nodes.items() if node != _DIRECTORY)
 
     def content(self, path: str) -> bytes:
         """What programs see in a file."""
-        return bytes(memoryview(self._files[path].seen.map()))
+        return bytes(memoryview(self._file(path).seen.map()))
 
     def put(self, path: str, content: bytes) -> None:
         """Replaces a file, durably: how a test damages one."""
-        seen = MemoryFile()
-        seen.pwritev([content], 0)
-        self._files[path] = _State(seen, bytearray(content), linked=True)
+        self._make(posixpath.dirname(path))
+        state = _State()
+        state.seen.pwritev([content], 0)
+        state.write(0, content)
+        self._nodes[path] = state
+        self._since.pop(path, None)
+
+    def _make(self, path: str) -> None:
+        """Makes a directory and those above it, durably."""
+        while path not in ("", "/"):
+            if self._nodes.get(path, _DIRECTORY) != _DIRECTORY:
+                raise NotADirectoryError(errno.ENOTDIR, "it is a file", path)
+            if path not in self._nodes or path in self._since:
+                self._nodes[path] = _DIRECTORY
+                self._since.pop(path, None)
+            path = posixpath.dirname(path)
 
     def make_directory(self, path: str) -> None:
-        """See `FileSystem.make_directory`."""
-        self.note("make_directory", path)
+        """See `FileSystem.make_directory`; one that fails has made the directory, and the disk need not know."""
+        try:
+            self.note("make_directory", path)
+        except OSError:
+            if path not in self._nodes and self._nodes.get(posixpath.dirname(path)) == _DIRECTORY:
+                self._change(path, _DIRECTORY)
+            raise
+        if self._nodes.get(path) == _DIRECTORY:
+            return  # as the real one: what somebody else made may not be synced yet
+        self._make(path)
 
     def create(self, path: str) -> FaultyFile:
         """See `FileSystem.create`."""
         self.note("create", path)
-        if path in self._files:
+        self._in_directory(path)
+        if path in self._nodes:
             raise FileExistsError(errno.EEXIST, "the file exists", path)
-        self._files[path] = _State(MemoryFile())
-        return FaultyFile(self, path, self._files[path])
+        state = _State()
+        self._change(path, state)
+        return FaultyFile(self, path, state)
 
     def open(self, path: str) -> FaultyFile:
         """See `FileSystem.open`."""
         self.note("open", path)
-        if path not in self._files:
-            raise FileNotFoundError(errno.ENOENT, "there is no such file", path)
-        return FaultyFile(self, path, self._files[path])
+        return FaultyFile(self, path, self._file(path))
+
+    def open_readonly(self, path: str) -> FaultyFile:
+        """See `FileSystem.open_readonly`; it counts as an `open`."""
+        return self.open(path)
 
     def list(self, path: str) -> list[str]:
         """See `FileSystem.list`."""
+        return sorted(one.name for one in self.entries(path))
+
+    def entries(self, path: str) -> Sequence[Entry]:
+        """See `FileSystem.entries`."""
         prefix = path.rstrip("/") + "/"
-        return sorted(name.removeprefix(prefix) for name in self._files if name.startswith(prefix))
+        self._in_directory(prefix + "any")
+        return [
+            Entry(name.removeprefix(prefix), node == _DIRECTORY, 0 if node == _DIRECTORY else node.seen.size())
+            for name, node in self._nodes.items()
+            if name.startswith(prefix) and "/" not in name.removeprefix(prefix)
+        ]
+
+    def rename(self, path: str, to: str) -> None:
+        """See `FileSystem.rename`."""
+        self.note("rename", path)
+        state = self._file(path)
+        self._in_directory(to)
+        if self._nodes.get(to) == _DIRECTORY:
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", to)
+        self._change(to, state)
+        self._change(path, None)
+
+    def link(self, path: str, to: str) -> None:
+        """See `FileSystem.link`."""
+        self.note("link", path)
+        state = self._file(path)
+        self._in_directory(to)
+        if to in self._nodes:
+            raise FileExistsError(errno.EEXIST, "the file exists", to)
+        self._change(to, state)
+
+    def remove_directory(self, path: str) -> None:
+        """See `FileSystem.remove_directory`."""
+        self.note("remove_directory", path)
+        if self.entries(path):
+            raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
+        self._change(path, None)
 
     def unlink(self, path: str) -> None:
         """See `FileSystem.unlink`."""
         self.note("unlink", path)
-        self._gone[path] = self._files.pop(path)
+        self._file(path)
+        self._change(path, None)
 
     def sync_directory(self, path: str) -> None:
-        """See `FileSystem.sync_directory`."""
+        """See `FileSystem.sync_directory`: the names in this directory, and no others."""
         self.note("sync_directory", path)
-        for state in self._files.values():
-            state.linked = True
-        self._gone.clear()
+        self._in_directory(path.rstrip("/") + "/any")
+        for name in [one for one in self._since if posixpath.dirname(one) == path.rstrip("/")]:
+            del self._since[name]
 
 
 class FaultyFile:
@@ -172,6 +281,11 @@ class FaultyFile:
         self._state.seen.pwritev([data], offset)
         self._state.pending.append((offset, data))
 
+    def pread(self, size: int, offset: int) -> bytes:
+        """See `File.pread`."""
+        self._fs.note("pread", self._path, offset, size)
+        return self._state.seen.pread(size, offset)
+
     def allocate(self, size: int) -> None:
         """See `File.allocate`."""
         self._fs.note("allocate", self._path, 0, size)
@@ -189,10 +303,7 @@ class FaultyFile:
         """See `File.fdatasync`; one that fails leaves it open what the disk has."""
         self._fs.note("fdatasync", self._path)
         for offset, data in self._state.pending:
-            end = offset + len(data)
-            if len(self._state.durable) < end:
-                self._state.durable.extend(bytes(end - len(self._state.durable)))
-            self._state.durable[offset:end] = data
+            self._state.write(offset, data)
         self._state.pending.clear()
 
     def map(self) -> pa.Buffer:

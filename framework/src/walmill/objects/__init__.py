@@ -1,0 +1,1 @@
+"""Object stores: whole objects by path, in a directory, in memory, or in a bucket."""
