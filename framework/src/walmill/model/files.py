@@ -56,5 +56,7 @@ class DataFile:
     @classmethod
     def from_json(cls, data: list[Any]) -> DataFile:
         """A file from what `to_json` gave."""
-        members = [*data[:-1], tuple((low, high) for low, high in data[-1])]
-        return cls(*members)
+        path, table, rows, size, low, high, first, last, checksum, late = data
+        return cls(
+            path, table, rows, size, low, high, first, last, checksum, tuple((start, end) for start, end in late)
+        )
