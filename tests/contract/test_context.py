@@ -499,7 +499,7 @@ def test_many_long_lines_are_all_kept(wait: Wait) -> None:
         bench.make()
         bench.run(lambda ctx: [print("y" * 60_000) for _ in range(700)])
         wait(lambda: "_internal" in engine.databases() and "logs" in engine.view().tables_of("_internal"))
-        wait(lambda: engine.view().tables_of("_internal")["logs"].num_rows == 700)
+        wait(lambda: engine.view().tables_of("_internal")["logs"].buffer.num_rows == 700)
 
 
 def test_a_bad_log_call_does_not_fail_the_run(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pyarrow as pa
 import pytest
 
+from walmill.buffer.source import TableSource
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.errors import InvalidRequest
 from walmill.model.schema import TableSchema
@@ -41,9 +42,9 @@ def engine():
 @pytest.fixture(scope="module")
 def tables():
     return {
-        "cpu": TableBuffer.empty(CPU).append(cpu_rows(0, 100), CPU, 1),
-        "big": TableBuffer.empty(CPU).append(cpu_rows(0, 50_000), CPU, 1),
-        "Mixed.case": TableBuffer.empty(TableSchema("Mixed.case", (), {"v": "int64"})),
+        "cpu": TableSource(TableBuffer.empty(CPU).append(cpu_rows(0, 100), CPU, 1)),
+        "big": TableSource(TableBuffer.empty(CPU).append(cpu_rows(0, 50_000), CPU, 1)),
+        "Mixed.case": TableSource(TableBuffer.empty(TableSchema("Mixed.case", (), {"v": "int64"}))),
     }
 
 
@@ -181,7 +182,7 @@ def test_errors(engine, tables, sql, params, kind, status, message):
 
 
 def test_a_name_in_other_letter_case_gets_the_hint_about_quotes(engine):
-    named = {"CPU": TableBuffer.empty(TableSchema("CPU", (), {"v": "int64"}))}
+    named = {"CPU": TableSource(TableBuffer.empty(TableSchema("CPU", (), {"v": "int64"})))}
     with pytest.raises(TableNotFound, match='write "CPU" in double quotes') as caught:
         engine.query(named, "SELECT * FROM CPU")
     assert (caught.value.table, caught.value.near) == ("cpu", ("CPU",))
@@ -290,8 +291,10 @@ def test_every_snapshot_answers_for_itself(engine):
         snapshots.append((buffer, buffer.num_rows))
     for snapshot, count in [*snapshots[::7], *snapshots[::-11]]:
         for _ in range(2):
-            assert rows(engine.query({"cpu": snapshot}, "SELECT count(*) FROM cpu")) == [(count,)]
-    plan = engine.query({"cpu": buffer}, "EXPLAIN SELECT host FROM cpu WHERE host = 'h1'").to_pylist()[1]["plan"]
+            assert rows(engine.query({"cpu": TableSource(snapshot)}, "SELECT count(*) FROM cpu")) == [(count,)]
+    plan = engine.query({"cpu": TableSource(buffer)}, "EXPLAIN SELECT host FROM cpu WHERE host = 'h1'").to_pylist()[1][
+        "plan"
+    ]
     assert plan.count("DataSourceExec") <= 5  # few branches, however many batches
 
 
@@ -303,7 +306,7 @@ def test_several_threads_query_while_rows_are_written(engine):
     def read():
         while not stop.is_set():
             snapshot = published[0]
-            found = rows(engine.query({"cpu": snapshot}, "SELECT count(*), count(DISTINCT time) FROM cpu"))
+            found = rows(engine.query({"cpu": TableSource(snapshot)}, "SELECT count(*), count(DISTINCT time) FROM cpu"))
             assert found == [(snapshot.num_rows, snapshot.num_rows)]
 
     with ThreadPoolExecutor(4) as pool:

@@ -1,11 +1,16 @@
 """What a query sees of a table, compared with a dict from identity to values."""
 
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from walmill.buffer.merge import advance, merge_rows
+from walmill.buffer.source import TableSource
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.model.schema import TableSchema
 from walmill.query.engine import QueryEngine
@@ -43,7 +48,7 @@ def record_batch(tags, fields, rows):
     return pa.record_batch({**columns, "time": pa.array([row["time"] for row in rows], pa.timestamp("ns"))})
 
 
-def store(model, rows):
+def save(model, rows):
     for row in rows:
         kept = model.setdefault((row.get("a"), row.get("b"), row["time"]), {})
         kept.update({name: value for name, value in row.items() if name in FIELDS and value is not None})
@@ -62,9 +67,12 @@ def as_rows(schema, model):
 
 def seen(table):
     """The rows of a result, with times as integers."""
+    return sorted((tuple(row.values()) for row in as_integers(table).to_pylist()), key=repr)
+
+
+def as_integers(table):
     place = table.schema.get_field_index("time")
-    table = table.set_column(place, "time", table.column(place).cast(pa.int64()))
-    return sorted((tuple(row.values()) for row in table.to_pylist()), key=repr)
+    return table if place < 0 else table.set_column(place, "time", table.column(place).cast(pa.int64()))
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +92,96 @@ def test_select_equals_the_model(engine, steps):
     for sequence, ((tags, fields, rows), look) in enumerate(steps, 1):
         schema = schema.with_columns(tuple(tags), {name: FIELDS[name] for name in fields})
         buffer = buffer.append(record_batch(tags, fields, rows), schema, sequence)
-        store(model, rows)
+        save(model, rows)
         if look:
             unique = advance(unique, buffer)
             assert seen(pa.Table.from_batches(unique.batches())) == as_rows(schema, model)
             old.append((buffer, as_rows(schema, model)))
-    assert seen(engine.query({"t": buffer}, "SELECT * FROM t")) == as_rows(schema, model)
+    assert seen(engine.query({"t": TableSource(buffer)}, "SELECT * FROM t")) == as_rows(schema, model)
     for snapshot, rows in old:  # an older view after a newer one
-        assert seen(engine.query({"t": snapshot}, "SELECT * FROM t")) == rows
+        assert seen(engine.query({"t": TableSource(snapshot)}, "SELECT * FROM t")) == rows
+
+
+def within(low, high):
+    return lambda row: low <= row["time"] <= high
+
+
+def instant(time):
+    return f"TIMESTAMP '1970-01-01T00:00:00.00000000{time}'"
+
+
+# for each query the columns that it names, and what it gives for rows that are free of repetitions
+QUERIES = {
+    "SELECT * FROM t": (
+        (),
+        lambda rows: [tuple(row.values()) for row in rows],
+    ),
+    f"SELECT * FROM t WHERE time >= {instant(2)} AND time <= {instant(5)}": (
+        (),
+        lambda rows: [tuple(row.values()) for row in rows if within(2, 5)(row)],
+    ),
+    f"SELECT * FROM t WHERE a = 'x' AND (time = {instant(1)} OR time = {instant(7)})": (
+        ("a",),
+        lambda rows: [tuple(row.values()) for row in rows if row["a"] == "x" and row["time"] in (1, 7)],
+    ),
+    "SELECT count(*) FROM t": (
+        (),
+        lambda rows: [(len(rows),)],
+    ),
+    f"SELECT count(*), count(i), max(i), min(i) FROM t WHERE time > {instant(3)}": (
+        ("i",),
+        lambda rows: [counted([row["i"] for row in rows if row["time"] > 3])],
+    ),
+    "SELECT a, b, count(*) FROM t GROUP BY a, b": (
+        ("a", "b"),
+        lambda rows: [(*key, n) for key, n in Counter((row["a"], row["b"]) for row in rows).items()],
+    ),
+    "SELECT s, o, u FROM t WHERE i IS NULL AND b IS NULL": (
+        ("s", "o", "u", "i", "b"),
+        lambda rows: [(row["s"], row["o"], row["u"]) for row in rows if row["i"] is None and row["b"] is None],
+    ),
+    "SELECT f FROM t ORDER BY time DESC, a NULLS FIRST, b NULLS FIRST LIMIT 2": (
+        ("f", "a", "b"),
+        lambda rows: [(row["f"],) for row in sorted(rows, key=lambda r: (-r["time"], r["a"] or "", r["b"] or ""))[:2]],
+    ),
+    f"SELECT count(*) FROM t x JOIN t y ON x.time = y.time WHERE x.time <= {instant(4)} AND y.time >= {instant(1)}": (
+        (),
+        lambda rows: [(sum(x["time"] == y["time"] for x in rows for y in rows if within(1, 4)(x)),)],
+    ),
+    f"SELECT (SELECT count(*) FROM t WHERE time < {instant(2)}) AS c, (SELECT count(*) FROM t WHERE time > {instant(8)})": (
+        (),
+        lambda rows: [(sum(row["time"] < 2 for row in rows), sum(row["time"] > 8 for row in rows))],
+    ),
+}
+
+
+def counted(values):
+    known = [value for value in values if value is not None]
+    return len(values), len(known), max(known, default=None), min(known, default=None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(batches(), st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=7), st.booleans())
+def test_rows_in_files_and_in_memory_equal_the_model(engine, store_type, steps, known):
+    model = {}
+    with TemporaryDirectory() as folder:
+        store = store_type(Path(folder), TableSchema("t"))
+        for (tags, fields, rows), pieces in steps:
+            schema = store.schema.with_columns(tuple(tags), {name: FIELDS[name] for name in fields})
+            store.write(record_batch(tags, fields, rows), schema)
+            save(model, rows)
+            if pieces:
+                store.snapshot(pieces=pieces)
+        if known:  # columns that no row has yet
+            store.write(record_batch([], [], []), store.schema.with_columns(TAGS, FIELDS))
+        names = store.schema.column_names()
+        rows = [dict(zip(names, row, strict=True)) for row in as_rows(store.schema, model)]
+        for sql, (columns, expected) in QUERIES.items():
+            if set(columns) <= set(names):
+                found = [
+                    tuple(row.values()) for row in as_integers(engine.query({"t": store.source()}, sql)).to_pylist()
+                ]
+                assert Counter(found) == Counter(expected(rows)), sql
 
 
 SCHEMA = TableSchema("t", ("a",), {"i": "int64", "f": "float64"})

@@ -74,7 +74,7 @@ class Bench:
         view = self.committer.view
         if view.catalog.find_database(database) is None:
             return {}
-        return {name: table.num_rows for name, table in view.tables_of(database).items()}
+        return {name: table.buffer.num_rows for name, table in view.tables_of(database).items()}
 
 
 class Noting(Ticket):
@@ -357,7 +357,7 @@ def test_a_view_that_was_taken_never_changes(bench: Bench) -> None:
     bench.write("cpu v=1 1")
     taken: View = bench.committer.view
     bench.write("cpu,host=a v=2,w=3 2\nmem v=1 1")
-    assert {name: table.num_rows for name, table in taken.tables_of("d").items()} == {"cpu": 1}
+    assert {name: table.buffer.num_rows for name, table in taken.tables_of("d").items()} == {"cpu": 1}
     assert taken.tables_of("d")["cpu"].schema.tags == ()
 
 

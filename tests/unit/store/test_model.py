@@ -243,7 +243,7 @@ class EngineModel(RuleBasedStateMachine):
         for database in view.catalog.databases.values():
             for name, table in view.tables_of(database.name).items():
                 schema = table.schema
-                found[database.name, name] = (table.num_rows, schema.tags, tuple(schema.fields.items()))
+                found[database.name, name] = (table.buffer.num_rows, schema.tags, tuple(schema.fields.items()))
         state = {
             name: {key: (entry.value, entry.version) for key, entry in space.entries.items()}
             for name, space in view.state.spaces.items()
@@ -258,7 +258,7 @@ class EngineModel(RuleBasedStateMachine):
         view = self.engine.view()
         assert {one.name for one in view.catalog.databases.values()} - {"_internal"} == self.made
         for (database, table), columns in self.columns.items():
-            buffer = view.tables_of(database)[table]
+            buffer = view.tables_of(database)[table].buffer
             assert {**dict.fromkeys(buffer.schema.tags, "tag"), **buffer.schema.fields} == columns
             assert buffer.num_rows == self.rows[database, table]
         for database in self.made:

@@ -97,11 +97,16 @@ def wait(future: Future[T], deadline: float | None, timeout: float | None) -> T:
         if future.done() and not future.cancelled():
             return future.result()  # done at the last moment
         future.cancel()
-        raise QueryTimeout(
-            f"the query was stopped after {timeout:g} s, its time limit; ask for a shorter time range, or allow more time"
-        ) from None
+        raise out_of_time(timeout) from None
     except CancelledError:
         raise QueryStopped("the query was stopped before it was done") from None
     except BaseException:
         future.cancel()
         raise
+
+
+def out_of_time(timeout: float | None) -> QueryTimeout:
+    """The error of a query that had so many seconds."""
+    return QueryTimeout(
+        f"the query was stopped after {timeout:g} s, its time limit; ask for a shorter time range, or allow more time"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,23 +12,31 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
-from walmill.buffer.table import TableBuffer
-from walmill.errors import InvalidRequest
-from walmill.query.driver import Driver, wait
+from walmill.buffer.source import TableSource
+from walmill.errors import Internal, InvalidRequest
+from walmill.model.files import DataFile
+from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import translate
 from walmill.query.parameters import bind, check_used
 
 if TYPE_CHECKING:
     from datafusion import DataFrame, RecordBatchStream, SessionContext
+    from datafusion.catalog import Table
 
+    from walmill.query.opened import OpenFiles
     from walmill.query.provider import ExtraSchema, QuerySchema, TableCache
 
 Extra = Mapping[str, Mapping[str, Callable[[], pa.Table]]]
 """Further schemas: for each its tables, made by a call when a query names them."""
 
 MEMORY_LIMIT = 256 * 2**20
+_MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
+_EXPLAINS = ("Explain", "Analyze")  # the plans of EXPLAIN
+_LOGICAL = re.compile(
+    r"format\s+'?(?:pgjson|graphviz)", re.IGNORECASE
+)  # forms of EXPLAIN that plan no reading of files
 
 
 @frozen
@@ -38,6 +47,31 @@ class _Plan:
     schema: QuerySchema
     extra: Mapping[str, ExtraSchema]
     frame: DataFrame
+    files: OpenFiles | None = None
+    told: str | None = None
+
+    def start(self) -> RecordBatchStream:
+        """The running query.
+
+        Raises:
+            DataCorruption: If a file has gone since it was planned.
+        """
+        stream = self.frame.execute_stream()
+        if self.files is not None:
+            # the planner lists the files only now, and leaves out what is not there
+            self.files.check()
+        return stream
+
+    def close(self) -> None:
+        """Removes what was made for the time of the query."""
+        if self.files is not None:
+            self.files.folder.close()
+
+    def last(self) -> list[pa.RecordBatch]:
+        """What comes behind the rows of the plan: how tables were read, if that was asked."""
+        if self.told is None:
+            return []
+        return [pa.RecordBatch.from_pylist([{"plan_type": "files", "plan": self.told}], schema=self.frame.schema())]
 
 
 @frozen
@@ -73,7 +107,7 @@ class QueryEngine:
 
     def query(
         self,
-        tables: Mapping[str, TableBuffer],
+        tables: Mapping[str, TableSource],
         sql: str,
         params: Mapping[str, Any] | None = None,
         *,
@@ -99,18 +133,21 @@ class QueryEngine:
             QueryTooLarge: If it needs more memory than the limit.
             QueryTimeout: If it was stopped at the timeout.
             QueryStopped: If the engine was closed meanwhile.
+            DataCorruption: If a file of a table is missing or damaged; the message names it.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        plan = self._plan(tables, sql, params, extra)
+        plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
-            batches = wait(self._driver.submit(_drain(plan.frame.execute_stream())), deadline, timeout)
+            batches = wait(self._driver.submit(_drain(plan.start())), deadline, timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, plan.schema, plan.extra) from None
-        return pa.Table.from_batches(batches, None if batches else plan.frame.schema())
+            raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
+        finally:
+            plan.close()
+        return pa.Table.from_batches(batches + plan.last(), None if batches else plan.frame.schema())
 
     def stream(
         self,
-        tables: Mapping[str, TableBuffer],
+        tables: Mapping[str, TableSource],
         sql: str,
         params: Mapping[str, Any] | None = None,
         *,
@@ -133,13 +170,19 @@ class QueryEngine:
             WalmillError: As `query` does, if it goes wrong before the first batch; later errors come from the stream.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        plan = self._plan(tables, sql, params, extra)
+        plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
-            stream = plan.frame.execute_stream()
+            stream = plan.start()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, plan.schema, plan.extra) from None
+            plan.close()
+            raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
         running = _Running(
-            plan, stream, self._driver, deadline, timeout, lambda error: self._meaning(error, plan.schema, plan.extra)
+            plan,
+            stream,
+            self._driver,
+            deadline,
+            timeout,
+            lambda error: self._meaning(error, plan.schema, plan.extra, plan.files),
         )
         return ResultStream(running)
 
@@ -149,25 +192,89 @@ class QueryEngine:
 
     def _plan(
         self,
-        tables: Mapping[str, TableBuffer],
+        tables: Mapping[str, TableSource],
         sql: str,
         params: Mapping[str, Any] | None,
         extra: Extra | None,
+        deadline: float | None,
+        timeout: float | None,
     ) -> _Plan:
-        from datafusion import RuntimeEnvBuilder, SessionConfig, SQLOptions
+        bound = bind(params)
+        plan = self._plan_once(tables, sql, bound, extra)
+        if not plan.schema.probes:
+            return plan
+        from walmill.query.opened import OpenFiles
+
+        opened = OpenFiles()
+        try:
+            return self._plan_files(tables, sql, bound, extra, plan, opened, deadline, timeout)
+        except BaseException:
+            opened.folder.close()
+            raise
+
+    def _plan_files(
+        self,
+        tables: Mapping[str, TableSource],
+        sql: str,
+        bound: Mapping[str, Any],
+        extra: Extra | None,
+        probed: _Plan,
+        opened: OpenFiles,
+        deadline: float | None,
+        timeout: float | None,
+    ) -> _Plan:
+        """The plan of a query over the files that it needs, which its plan with probes tells."""
+        from walmill.query.files import plan_table
+
+        def check() -> None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise out_of_time(timeout)
+
+        cache = self._tables()
+        needed = self._needed(probed)
+        while True:
+            context = self._context(files=True)
+            plans = {
+                name: plan_table(context, cache, source, files, opened, check)
+                for name, (source, files) in needed.items()
+            }
+            made = {name: one.table for name, one in plans.items()}
+            plan = self._plan_once(tables, sql, bound, extra, context=context, made=made, files=opened)
+            if plan.schema.probes:
+                raise Internal(f"the query named other tables when it was planned again: {sorted(plan.schema.probes)}")
+            if plan.frame.logical_plan().display() in _EXPLAINS and not _LOGICAL.search(sql):
+                told = [one.told(name, len(needed[name][0].files)) for name, one in sorted(plans.items())]
+                plan = evolve(plan, told="\n".join(told))
+            if not _MOVING.search(sql):
+                return plan
+            # now() of this plan lies between that of the probes before it and of those after it: if both need the same
+            # files, so does the plan
+            again = self._needed(self._plan_once(tables, sql, bound, extra))
+            if all(set(files) <= set(needed[name][1]) for name, (_, files) in again.items()):
+                return plan
+            needed = again
+
+    def _plan_once(
+        self,
+        tables: Mapping[str, TableSource],
+        sql: str,
+        bound: Mapping[str, Any],
+        extra: Extra | None,
+        *,
+        context: SessionContext | None = None,
+        made: Mapping[str, Table] | None = None,
+        files: OpenFiles | None = None,
+    ) -> _Plan:
+        """Plans a query; without `made`, tables that have files are probes."""
+        from datafusion import SQLOptions
 
         from walmill.query import provider
 
-        with self._lock:
-            if self._cache is None:
-                self._cache = provider.TableCache()
-            cache = self._cache
-        bound = bind(params)
-        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(self._memory_limit)
-        context = provider.new_context(SessionConfig().with_target_partitions(self._partitions), runtime)
+        cache = self._tables()
+        context = context or self._context()
         catalog = context.catalog(provider.CATALOG)
         catalog.deregister_schema(provider.SCHEMA)
-        schema = provider.QuerySchema(cache, tables)
+        schema = provider.QuerySchema(cache, tables, made)
         catalog.register_schema(provider.SCHEMA, schema)
         others = {name: provider.ExtraSchema(cache, makers) for name, makers in (extra or {}).items()}
         for name, other in others.items():
@@ -180,17 +287,48 @@ class QueryEngine:
             # a value that no query can use makes DataFusion check for placeholders without one
             frame = context.sql(sql, options=options, param_values={**bound, "": None})
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, schema, others) from None
+            raise self._meaning(error, schema, others, files) from None
         schema.planned = True
         for other in others.values():
             other.planned = True
-        return _Plan(context, schema, others, frame)
+        return _Plan(context, schema, others, frame, files)
+
+    def _needed(self, plan: _Plan) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
+        """The files that a plan with probes needs, by table."""
+        try:
+            plan.frame.execution_plan()
+        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            raise self._meaning(error, plan.schema, plan.extra, None) from None
+        return plan.schema.needed()
+
+    def _tables(self) -> TableCache:
+        from walmill.query import provider
+
+        with self._lock:
+            if self._cache is None:
+                self._cache = provider.TableCache()
+            return self._cache
+
+    def _context(self, *, files: bool = False) -> SessionContext:
+        """A session for one query; with `files` one that plans well over sorted files."""
+        from datafusion import RuntimeEnvBuilder, SessionConfig
+
+        from walmill.query import provider
+
+        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(self._memory_limit)
+        config = SessionConfig().with_target_partitions(self._partitions)
+        if files:
+            # rows that are merged come and stay in order; and planning opens no file
+            config = config.set("datafusion.optimizer.prefer_existing_sort", "true")
+            config = config.set("datafusion.execution.collect_statistics", "false")
+        return provider.new_context(config, runtime)
 
     def _meaning(
         self,
         error: BaseException,
         schema: QuerySchema,
         extra: Mapping[str, ExtraSchema],
+        files: OpenFiles | None,
     ) -> BaseException:
         """What to raise for an error of DataFusion, or of a table that it asked for."""
         from walmill.query import provider
@@ -202,13 +340,16 @@ class QueryEngine:
                 return failure
         names = {name: other.table_names for name, other in extra.items()}
         names[provider.SCHEMA] = schema.table_names
-        return translate(
+        meaning = translate(
             error,
             catalog=provider.CATALOG,
             schema=provider.SCHEMA,
             tables=names,
             memory_limit=self._memory_limit,
         )
+        if files is not None and isinstance(meaning, Internal):
+            return files.trouble() or meaning
+        return meaning
 
 
 class ResultStream(Iterator[pa.RecordBatch]):
@@ -225,6 +366,7 @@ class ResultStream(Iterator[pa.RecordBatch]):
         self._lock = threading.Lock()
         self._running: _Running | None = running
         self._future: Future[pa.RecordBatch | None] | None = None
+        self._last = running.plan.last()
         self._first = self._read()
         self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
 
@@ -252,9 +394,11 @@ class ResultStream(Iterator[pa.RecordBatch]):
         """Stops the query if it still runs. A thread that waits for a batch gets `QueryStopped`. May be called often."""
         with self._lock:
             future, self._future = self._future, None
-            self._running = self._first = None
+            running, self._running, self._first = self._running, None, None
         if future is not None:
             future.cancel()
+        if running is not None:
+            running.plan.close()
 
     def __enter__(self) -> ResultStream:
         return self
@@ -272,10 +416,11 @@ class ResultStream(Iterator[pa.RecordBatch]):
                 return None
             self._future = future = running.driver.submit(_next_batch(running.stream))
         try:
-            return wait(future, running.deadline, running.timeout)
+            batch = wait(future, running.deadline, running.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             self.close()
             raise running.meaning(error) from None
+        return self._last.pop() if batch is None and self._last else batch
 
 
 def _closing(stream: ResultStream) -> Iterator[pa.RecordBatch]:

@@ -73,7 +73,16 @@ _NO_SIGNATURE = re.compile(
     r"^Internal error: Function '(\w+)' failed to match any signature.*received (?:[\w ]+ \(DataType: )?([^),]+)",
     re.DOTALL,
 )
-_OURS = ("Internal error", "IO error", "Parquet error", "Object Store error", "FFI error", "Join error")
+_OURS = (
+    "Internal error",
+    "IO error",
+    "Parquet error",
+    "Parquet argument error",
+    "Object Store error",
+    "FFI error",
+    "Join error",
+    "rust future panicked",
+)
 
 
 def clean(message: str) -> str:

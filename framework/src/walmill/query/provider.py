@@ -16,8 +16,13 @@ from datafusion import SessionConfig, SessionContext
 from datafusion.catalog import SchemaProvider, Table
 
 from walmill.buffer.merge import UniqueRows, advance
+from walmill.buffer.ranges import Ranges, inside
+from walmill.buffer.series import times_of
+from walmill.buffer.source import TableSource
 from walmill.buffer.table import Log, TableBuffer
+from walmill.model.files import DataFile
 from walmill.model.schema import TableSchema, arrow_schema
+from walmill.query.choose import FileIndex, Probe
 
 CATALOG = "public"
 SCHEMA = "iox"
@@ -25,6 +30,7 @@ SCHEMA = "iox"
 _FEW = 8  # up to so many batches become one table anew; beyond that, tables of older batches are used again
 _GROWTH = 4  # a group of batches is joined with the one before it unless that is so many times larger
 _MOST_SCHEMAS = 4096
+_MOST_INDEXES = 256
 
 Groups = tuple[tuple[tuple[pa.RecordBatch, ...], Table], ...]
 
@@ -47,6 +53,7 @@ class TableCache:
         self._lines: weakref.WeakKeyDictionary[Log, _Line] = weakref.WeakKeyDictionary()
         self._tables: weakref.WeakKeyDictionary[TableBuffer, Table] = weakref.WeakKeyDictionary()
         self._shapes: dict[object, Table] = {}
+        self._indexes: dict[int, tuple[tuple[DataFile, ...], FileIndex]] = {}
 
     def table(self, buffer: TableBuffer) -> Table:
         """The rows of a snapshot, without repetitions."""
@@ -54,11 +61,9 @@ class TableCache:
             return self._shape(buffer.schema, dictionaries=False)
         with self._lock:
             table = self._tables.get(buffer)
-            if table is not None:
-                return table
-            line = self._lines.get(buffer.log)
-            if line is None:
-                line = self._lines[buffer.log] = _Line()
+        if table is not None:
+            return table
+        line = self._line(buffer)
         with line.lock:
             unique = advance(line.unique, buffer)
             groups = self._group(unique.parts, line.groups)
@@ -68,6 +73,31 @@ class TableCache:
         with self._lock:
             self._tables[buffer] = table
         return table
+
+    def rows_inside(self, buffer: TableBuffer, ranges: Ranges) -> pa.Table:
+        """The rows of a snapshot with times in the ranges, without repetitions; a copy of their own."""
+        line = self._line(buffer)
+        with line.lock:
+            unique = advance(line.unique, buffer)
+        batches = [batch.filter(pa.array(inside(times_of(batch), ranges))) for batch in unique.batches()]
+        return pa.Table.from_batches(batches, unique.schema)
+
+    def index(self, files: tuple[DataFile, ...]) -> FileIndex:
+        """The files of a table by time."""
+        with self._lock:
+            # under its own number as long as it is kept, so no other can have that
+            known = self._indexes.pop(id(files), None) or (files, FileIndex(files))
+            self._indexes[id(files)] = known
+            if len(self._indexes) > _MOST_INDEXES:
+                del self._indexes[next(iter(self._indexes))]
+        return known[1]
+
+    def _line(self, buffer: TableBuffer) -> _Line:
+        with self._lock:
+            line = self._lines.get(buffer.log)
+            if line is None:
+                line = self._lines[buffer.log] = _Line()
+            return line
 
     def description(self, buffer: TableBuffer) -> Table:
         """An empty table with the columns as `information_schema` shows them: tags are dictionaries, as clients expect."""
@@ -137,16 +167,24 @@ class QuerySchema(SchemaProvider):
 
     While a query is planned, a table is its rows. Afterwards only `information_schema` asks, and gets descriptions.
 
+    A table that has files is a probe in the first plan, which learns what the query asks of it; in the next it is what was made
+    of the files that are needed.
+
     Attributes:
         planned: Set when planning is done.
         failure: What went wrong while a table was made; DataFusion would tell only its text.
+        probes: The tables with files that the plan names, by name.
     """
 
-    def __init__(self, cache: TableCache, tables: Mapping[str, TableBuffer]) -> None:
+    def __init__(
+        self, cache: TableCache, tables: Mapping[str, TableSource], made: Mapping[str, Table] | None = None
+    ) -> None:
         self._cache = cache
         self._tables = tables
+        self._made = made or {}
         self.planned = False
         self.failure: BaseException | None = None
+        self.probes: dict[str, tuple[TableSource, Probe]] = {}
 
     @property
     def table_names(self) -> list[str]:  # type: ignore[override]  # DataFusion reads an attribute, its base class says method
@@ -158,11 +196,26 @@ class QuerySchema(SchemaProvider):
         if name not in self._tables:
             return None
         try:
-            buffer = self._tables[name]
-            return self._cache.description(buffer) if self.planned else self._cache.table(buffer)
+            if not self.planned and name in self._made:
+                return self._made[name]
+            source = self._tables[name]
+            if self.planned:
+                return self._cache.description(source.buffer)
+            if not source.files:
+                return self._cache.table(source.buffer)
+            if name not in self.probes:
+                self.probes[name] = source, Probe(arrow_schema(source.schema))
+            return Table(self.probes[name][1])
         except BaseException as error:
             self.failure = error
             raise
+
+    def needed(self) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
+        """The tables with files that the plan names, and the files that it needs. To be asked once the plan is physical."""
+        return {
+            name: (source, self._cache.index(source.files).matching(probe.filters, probe.schema))
+            for name, (source, probe) in self.probes.items()
+        }
 
     def table_exist(self, name: str) -> bool:
         """Whether there is such a table."""

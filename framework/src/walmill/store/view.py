@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
+from walmill.buffer.source import Locate, TableSource, no_store
 from walmill.buffer.table import TableBuffer
 from walmill.cache.state import State, database_space, trigger_space
 from walmill.model.catalog import Catalog, Database
 from walmill.model.cursor import Cursor
+from walmill.model.files import DataFile
 from walmill.store.commit import Commit
 
 
@@ -22,7 +24,8 @@ class View:
         sequence: All commits up to this one are in it, and no other.
         time: Commit time of that commit, ns.
         catalog: The definitions.
-        tables: The rows, by id of table; a table without rows has no entry.
+        tables: The rows that are in no file, by id of table; a table without such rows has no entry.
+        files: The files, by id of table, in the order of their sequences; a table without files has no entry.
         cursors: How far each trigger is, by id.
         state: The state of plugins.
     """
@@ -31,6 +34,7 @@ class View:
     time: int = 0
     catalog: Catalog = field(factory=Catalog)
     tables: HashTrieMap[int, TableBuffer] = field(factory=HashTrieMap)
+    files: HashTrieMap[int, tuple[DataFile, ...]] = field(factory=HashTrieMap)
     cursors: HashTrieMap[int, Cursor] = field(factory=HashTrieMap)
     state: State = field(factory=State)
 
@@ -59,13 +63,15 @@ class View:
 
     def store_rows(self, commits: list[Commit]) -> View:
         """This view with the rows of commits added, in the order of the log, and dropped tables left out."""
-        tables = self.tables
+        tables, files = self.tables, self.files
         for commit in commits:
             for definition in commit.definitions:
                 if definition["op"] == "drop_database":
                     gone = [number for number in tables if number not in self.catalog.tables]
                     for number in gone:
                         tables = tables.remove(number)
+                    for number in [number for number in files if number not in self.catalog.tables]:
+                        files = files.remove(number)
             for part in commit.rows:
                 table = self.catalog.tables.get(part.table)
                 if table is None:  # dropped by a later commit of the same frame
@@ -74,7 +80,7 @@ class View:
                 if buffer is None:
                     buffer = TableBuffer.empty(table.schema)
                 tables = tables.insert(part.table, buffer.append(part.batch, table.schema, commit.sequence))
-        return evolve(self, tables=tables)
+        return evolve(self, tables=tables, files=files)
 
     def move_cursors(self, moves: Mapping[int, Cursor]) -> View:
         """This view with cursors moved that no commit moves.
@@ -89,33 +95,41 @@ class View:
                 cursors = cursors.insert(trigger, evolve(cursor.move(known.through, known.done), fired=cursor.fired))
         return evolve(self, cursors=cursors)
 
-    def tables_of(self, database: str) -> Tables:
-        """The tables of a database with their rows, by name, looked up when they are asked for; empty ones as well.
+    def tables_of(self, database: str, locate: Locate = no_store) -> Tables:
+        """The tables of a database, by name, looked up when they are asked for; empty ones as well.
+
+        Args:
+            database: Name of the database.
+            locate: Gives the local path of a file.
 
         Raises:
             NotFound: If there is no such database.
         """
-        return Tables(self, self.catalog.database(database))
+        return Tables(self, self.catalog.database(database), locate)
 
 
-class Tables(Mapping[str, TableBuffer]):
+class Tables(Mapping[str, TableSource]):
     """The tables of one database in one view.
 
     Args:
         view: The view.
         database: The database.
+        locate: Gives the local path of a file.
     """
 
-    __slots__ = ("_database", "_view")
+    __slots__ = ("_database", "_locate", "_view")
 
-    def __init__(self, view: View, database: Database) -> None:
+    def __init__(self, view: View, database: Database, locate: Locate = no_store) -> None:
         self._view = view
         self._database = database
+        self._locate = locate
 
-    def __getitem__(self, name: str) -> TableBuffer:
+    def __getitem__(self, name: str) -> TableSource:
         number = self._database.tables[name]
         buffer = self._view.tables.get(number)
-        return TableBuffer.empty(self._view.catalog.tables[number].schema) if buffer is None else buffer
+        if buffer is None:
+            buffer = TableBuffer.empty(self._view.catalog.tables[number].schema)
+        return TableSource(buffer, self._view.files.get(number) or (), self._locate)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._database.tables)
