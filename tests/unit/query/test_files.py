@@ -212,6 +212,19 @@ def test_rows_that_may_repeat_others_are_merged_as_a_stream(engine, store):
     assert plan["files"] == "cpu: 1 of 5 files read\n  plain: 1 file"
 
 
+def test_many_short_times_of_late_rows_are_told_apart(engine, store_type, tmp_path):
+    # each snapshot begins a little before the end of the one before; joined, these times would be nearly all there are
+    store = store_type(tmp_path, CPU)
+    for number in range(21):
+        store.write(cpu_rows(max(number * 100 - 3, 0), number * 100 + 100, number))
+        store.snapshot()
+    plan = dict(rows(engine.query({"cpu": store.source()}, "EXPLAIN SELECT * FROM cpu")))
+    assert "from 1970-01-01T00:00:00.000000097Z to 1970-01-01T00:00:00.000000099Z" in plan["files"]
+    assert plan["files"].endswith("17 ranges more")
+    found = engine.query({"cpu": store.source()}, "SELECT load, count(*) FROM cpu GROUP BY 1 ORDER BY 1")
+    assert rows(found) == [(0, 97), *((number, 100) for number in range(1, 20)), (20, 103)]
+
+
 @pytest.mark.parametrize("form", ["", "ANALYZE", "VERBOSE", "FORMAT TREE"])
 def test_each_form_of_explain_says_how_files_are_read(engine, store, form):
     sql = f"EXPLAIN {form} SELECT * FROM cpu"

@@ -23,7 +23,7 @@ from attrs import frozen
 from datafusion import DataFrame, Expr, SessionContext, col, functions, lit
 from datafusion.catalog import Table
 
-from walmill.buffer.ranges import MOST_RANGES, Ranges
+from walmill.buffer.ranges import Ranges
 from walmill.buffer.source import TableSource
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
@@ -33,6 +33,7 @@ from walmill.units import format_time
 
 _GROUP_ROWS = 131_072
 _MOST_TOLD = 3  # ranges of time that EXPLAIN shows
+_MOST_RANGES = 64  # so many are told apart; what lies between those that are joined is merged for nothing
 
 
 @frozen(eq=False)
@@ -100,15 +101,15 @@ def plan_table(
         paths[file] = opened.locate(source, file)
     parts = _Parts(context, arrow_schema(source.schema), source.schema, opened.folder)
     ranges = repeats(source, files)
-    apart = [file for file in files if not _meets(file, ranges)]
-    mixed = [file for file in files if _meets(file, ranges)]
+    apart = [file for file in files if not _met(file, ranges)]
+    mixed = [file for file in files if _met(file, ranges)]
     frames = []
     if apart:
         frames.append(parts.read("plain", [paths[file] for file in apart]))
     around = [file for file in mixed if not any(low <= file.min_time and file.max_time <= high for low, high in ranges)]
     if around:
         frames.append(parts.read("outside", [paths[file] for file in around]).filter(~parts.inside(ranges)))
-    ordered = [paths[file] for file in mixed]
+    ordered = [(paths[file], _met(file, ranges)) for file in mixed]
     if source.buffer.num_rows:
         rest = context.read_table(cache.table(source.buffer))
         late = cache.rows_inside(source.buffer, ranges) if mixed else None
@@ -116,9 +117,9 @@ def plan_table(
             frames.append(rest)
         else:
             frames.append(rest.filter(~parts.inside(ranges)))
-            ordered.append(parts.write("buffer", late))
+            ordered.append((parts.write("buffer", late), ranges))
     if mixed:
-        frames.append(parts.merged(ordered, ranges))
+        frames.append(parts.merged(ordered))
     return TablePlan(
         Table(parts.union(frames)),
         len(apart),
@@ -138,7 +139,7 @@ def repeats(source: TableSource, files: Sequence[DataFile]) -> Ranges:
     return _join(found)
 
 
-def _join(ranges: Iterable[tuple[int, int]], most: int = MOST_RANGES) -> Ranges:
+def _join(ranges: Iterable[tuple[int, int]], most: int = _MOST_RANGES) -> Ranges:
     """The union of ranges; if it has too many parts, the narrowest gaps are closed."""
     joined: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
@@ -154,8 +155,9 @@ def _join(ranges: Iterable[tuple[int, int]], most: int = MOST_RANGES) -> Ranges:
     return tuple((joined[start][0], joined[end - 1][1]) for start, end in zip(starts, ends, strict=True))
 
 
-def _meets(file: DataFile, ranges: Ranges) -> bool:
-    return any(file.min_time <= high and file.max_time >= low for low, high in ranges)
+def _met(file: DataFile, ranges: Ranges) -> Ranges:
+    """The ranges in which a file may have rows."""
+    return tuple((low, high) for low, high in ranges if file.min_time <= high and file.max_time >= low)
 
 
 @frozen(eq=False)
@@ -192,8 +194,8 @@ class _Parts:
             row_group_size=_GROUP_ROWS,
         )
 
-    def merged(self, paths: Sequence[Path], ranges: Ranges) -> DataFrame:
-        """One row for each identity in the ranges. The files are sorted, and each is newer than those before it."""
+    def merged(self, parts: Sequence[tuple[Path, Ranges]]) -> DataFrame:
+        """One row for each identity in the ranges of the files. They are sorted, and each is newer than those before it."""
         number = "_number"
         while number in self.columns.names:
             number += "_"
@@ -201,7 +203,7 @@ class _Parts:
             self.read(f"merged-{place:05}", [path], in_order=True)
             .filter(self.inside(ranges))
             .with_column(number, lit(place))
-            for place, path in enumerate(paths)
+            for place, (path, ranges) in enumerate(parts)
         ]
         newest = [
             functions.last_value(
