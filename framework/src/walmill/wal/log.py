@@ -76,6 +76,8 @@ class Log:
         *,
         segment_bytes: int = 64 * 2**20,
         now_ns: Callable[[], int],
+        covered: int | None = None,
+        epoch: int = 0,
     ) -> Log:
         """Opens a log: checks every frame, cuts a torn tail, refuses damage.
 
@@ -86,13 +88,19 @@ class Log:
             directory: Its directory; made if it is missing.
             segment_bytes: Size of a segment; a frame that is larger gets a segment of its own size.
             now_ns: Wall-clock time, for the headers of segments.
+            covered: A manifest holds all up to this sequence, so the log may begin anywhere up to the next one; 0 if there is
+                no manifest. None if nobody knows.
+            epoch: The epoch that the manifest names: the log goes on above it even if nothing of it is left.
 
         Raises:
-            DataCorruption: If something before the tail is wrong; the message names segment, offset and reason.
+            DataCorruption: If something before the tail is wrong, or the log begins too late; the message names segment,
+                offset and reason.
         """
         log = cls(fs, directory, segment_bytes, now_ns)
         fs.make_directory(directory)
-        log._recover()
+        log._recover(covered or 0)
+        if covered is not None:
+            log._go_on_behind(covered, epoch)
         return log
 
     # ---- what is there
@@ -115,7 +123,43 @@ class Log:
 
     # ---- opening
 
-    def _recover(self) -> None:
+    def _go_on_behind(self, covered: int, epoch: int) -> None:
+        """What a log has to be beside a manifest."""
+        if self._segments and self.first_sequence > covered + 1:
+            raise DataCorruption(
+                f"the log begins with the commit {self.first_sequence} in {self._segments[0].name}, and the newest snapshot ends "
+                f"with the commit {covered}: those between are missing; put the missing segments or manifests back, or restore "
+                "from a backup"
+            )
+        if self._next <= covered:
+            if self._segments:
+                self.report = (
+                    *self.report,
+                    f"the log ends with the commit {self._next - 1}, and the newest snapshot with {covered}: what is left of the "
+                    "log is removed",
+                )
+            self._discard(self._segments)
+            self._segments = ()
+            self._next = covered + 1
+        self._epoch = max(self._epoch, epoch)
+
+    def _discard(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            self._fs.unlink(self._path(segment.name))
+        if segments:
+            self._fs.sync_directory(self._directory)
+
+    def _without_leftovers(self, segments: list[Segment], covered: int) -> list[Segment]:
+        """The segments without those before a gap that a manifest covers: they were released, and the disk forgot it."""
+        for place in range(len(segments) - 1, 0, -1):
+            before, after = segments[place - 1].header, segments[place].header
+            gap = after.number != before.number + 1 and after.epoch == before.epoch
+            if gap and after.first_sequence <= covered + 1:
+                self._discard(segments[:place])
+                return segments[place:]
+        return segments
+
+    def _recover(self, covered: int) -> None:
         numbers = sorted(
             number for name in self._fs.list(self._directory) if (number := segment_number(name)) is not None
         )
@@ -124,6 +168,7 @@ class Log:
             segment = self._open_segment(number, last=number == numbers[-1])
             if segment is not None:
                 segments.append(segment)
+        segments = self._without_leftovers(segments, covered)
         self._check_order(segments)
         reports = list(self.report)
         for place, segment in enumerate(segments):
@@ -228,11 +273,20 @@ class Log:
             newest = header.commit_time
         return newest
 
-    def replay(self) -> Iterator[Frame]:
-        """All frames, oldest first; also those without entries."""
+    def replay(self, after: int = 0) -> Iterator[Frame]:
+        """All frames behind a sequence, oldest first; also those without entries.
+
+        Args:
+            after: What lies at or before it is left out.
+        """
         for segment in self._segments:
-            for offset in segment.offsets(SEGMENT_HEADER_BYTES):
-                yield decode(segment.data, offset, segment.name)
+            if segment.next_sequence <= after:
+                continue
+            for offset in segment.offsets(segment.offset_of(after + 1)):
+                header = read_header(segment.data, offset)
+                assert header is not None
+                if header.first_sequence > after:
+                    yield decode(segment.data, offset, segment.name)
 
     # ---- writing
 
@@ -424,20 +478,44 @@ class Log:
                     return header.first_sequence
         return self._next
 
-    def release(self, through: int) -> int:
-        """Removes whole segments whose entries all are at or before a sequence; maps of them stay valid.
+    def release(self, through: int) -> tuple[Segment, ...]:
+        """Leaves out whole segments whose entries all are at or before a sequence; for the thread that appends.
 
         Returns:
-            How many were removed.
+            The segments that were left out; their files are there until `remove` is called.
         """
-        keep = [one for one in self._segments if one.next_sequence - 1 > through or one is self._current]
-        gone = [one for one in self._segments if one not in keep]
-        self._segments = tuple(keep)
-        for segment in gone:
-            self._fs.unlink(self._path(segment.name))
-        if gone:
-            self._fs.sync_directory(self._directory)
-        return len(gone)
+        segments = self._segments
+        place = 0
+        while (
+            place < len(segments)
+            and segments[place].next_sequence - 1 <= through
+            and segments[place] is not self._current
+        ):
+            place += 1
+        self._segments = segments[place:]
+        return segments[:place]
+
+    def remove(self, segments: Sequence[Segment]) -> None:
+        """Removes the files of released segments, the oldest first; maps of them stay valid. From any thread.
+
+        Raises:
+            OSError: If that cannot be done; what is left is removed after the next start.
+        """
+        self._discard(segments)
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch."""
+        return self._epoch
+
+    def bytes_behind(self, sequence: int) -> int:
+        """About how many bytes the frames behind a sequence take; whole pieces of 256 KB."""
+        total = 0
+        for segment in reversed(self._segments):
+            if segment.next_sequence <= sequence + 1:
+                break
+            total += segment.end - segment.offset_of(sequence + 1)
+        return total
 
     def close(self) -> None:
         """Gives back unused space and lets go of the files; what refers to mapped memory stays valid."""

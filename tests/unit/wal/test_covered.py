@@ -1,0 +1,170 @@
+"""The log beside a manifest: it may begin late, end early, or be gone; what the manifest covers is nobody's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from walmill.errors import DataCorruption
+from walmill.fs.memory import MemoryFS
+from walmill.wal.entry import Entry, Section
+from walmill.wal.log import Log
+from walmill.wal.segment import segment_name
+
+SEGMENT = 64 * 1024
+
+
+def entry(number: int, size: int = 10) -> Entry:
+    return Entry({"n": number}, (Section("blob", {}, bytes([number % 256]) * size),))
+
+
+def write(log: Log, *entries: Entry, notes: dict[str, Any] | None = None) -> None:
+    log.append(list(entries), notes or {}, 0)
+    log.sync()
+
+
+def numbers(log: Log) -> list[int]:
+    return [one.meta["n"] for frame in log.replay() for one in frame.entries]
+
+
+def open_log(fs: MemoryFS, covered: int | None = None, epoch: int = 0) -> Log:
+    return Log.open(fs, "wal", segment_bytes=SEGMENT, now_ns=lambda: 5, covered=covered, epoch=epoch)
+
+
+def written(count: int) -> tuple[MemoryFS, Log]:
+    """A log whose every entry, from sequence 1 on, has a segment of its own."""
+    fs = MemoryFS()
+    log = open_log(fs)
+    for number in range(1, count + 1):
+        write(log, entry(number, 40_000))
+    return fs, log
+
+
+def without(fs: MemoryFS, *gone: int) -> None:
+    for number in gone:
+        fs.unlink(f"wal/{segment_name(number)}")
+
+
+def segments(fs: MemoryFS) -> list[str]:
+    return sorted(name for name in fs.list("wal") if name.endswith(".seg"))
+
+
+def test_a_log_whose_first_segments_were_released_opens_behind_a_manifest() -> None:
+    fs, log = written(5)
+    gone = log.release(2)
+    log.remove(gone)
+    log.close()
+    assert segments(fs) == [segment_name(number) for number in (3, 4, 5)]
+    for covered in (2, 3, 5):
+        again = open_log(fs, covered)
+        assert (again.first_sequence, again.last_sequence, again.report) == (3, 5, ())
+        assert numbers(again) == [3, 4, 5]
+
+
+def test_a_log_that_begins_too_late_is_refused() -> None:
+    fs, log = written(5)
+    log.remove(log.release(3))
+    log.close()
+    before = segments(fs)
+    with pytest.raises(DataCorruption) as caught:
+        open_log(fs, 2)
+    assert "begins with the commit 4 in 0000000004.seg" in caught.value.message
+    assert "ends with the commit 2" in caught.value.message
+    assert segments(fs) == before
+
+
+def test_a_log_that_ends_before_the_manifest_makes_room_for_a_new_one() -> None:
+    fs, log = written(3)
+    old = log.epoch
+    log.close()
+    again = open_log(fs, 7, epoch=old + 4)
+    (said,) = again.report
+    assert "ends with the commit 3" in said
+    assert "snapshot with 7" in said
+    assert segments(fs) == []
+    write(again, entry(8))
+    assert (again.last_sequence, again.epoch) == (8, old + 5)
+    again.close()
+    last = open_log(fs, 7, epoch=old + 4)
+    assert (last.first_sequence, numbers(last), last.report) == (8, [8], ())
+
+
+def test_released_segments_that_the_disk_brought_back_are_dropped() -> None:
+    fs, log = written(6)
+    log.close()
+    without(fs, 2, 3)
+    again = open_log(fs, 3)
+    assert segments(fs) == [segment_name(number) for number in (4, 5, 6)]
+    assert numbers(again) == [4, 5, 6]
+
+
+def test_a_gap_above_what_is_covered_is_refused() -> None:
+    fs, log = written(6)
+    log.close()
+    without(fs, 4)
+    before = segments(fs)
+    with pytest.raises(DataCorruption, match=f"{segment_name(4)} between .* is missing"):
+        open_log(fs, 3)
+    assert segments(fs) == before
+
+
+def test_a_log_of_which_nothing_is_left_goes_on_behind_the_manifest() -> None:
+    fs = MemoryFS()
+    log = open_log(fs, 41, epoch=6)
+    assert (log.first_sequence, log.last_sequence, log.report, numbers(log)) == (42, 41, (), [])
+    write(log, entry(42))
+    assert (log.last_sequence, log.epoch) == (42, 7)
+    log.close()
+    assert numbers(open_log(fs, 41, epoch=6)) == [42]
+
+
+def test_an_epoch_below_that_of_the_log_changes_nothing() -> None:
+    fs, log = written(2)
+    old = log.epoch
+    log.close()
+    again = open_log(fs, 1, epoch=0)
+    write(again, entry(3))
+    assert again.epoch == old + 1
+
+
+def test_replay_leaves_out_what_is_covered_and_keeps_frames_without_entries_behind_it() -> None:
+    fs = MemoryFS()
+    log = open_log(fs)
+    for number in (1, 2, 3):
+        write(log, entry(number))
+        write(log, notes={"behind": number})
+    log.close()
+    again = open_log(fs, 2)
+
+    def found(after: int) -> list[int | str]:
+        return [
+            frame.entries[0].meta["n"] if frame.entries else f"behind {frame.notes['behind']}"
+            for frame in again.replay(after)
+        ]
+
+    assert found(0) == [1, "behind 1", 2, "behind 2", 3, "behind 3"]
+    assert found(2) == ["behind 2", 3, "behind 3"]
+    assert found(3) == ["behind 3"]
+    assert found(4) == []
+
+
+def test_bytes_behind_counts_only_what_is_behind() -> None:
+    _, log = written(4)
+    ends = [segment.end for segment in log.segments]
+    sizes = [log.bytes_behind(sequence) for sequence in range(5)]
+    assert sizes[4] == 0
+    for sequence in range(4):
+        assert sizes[sequence] - sizes[sequence + 1] == pytest.approx(ends[sequence], abs=64)
+    log.release(2)
+    assert log.bytes_behind(0) == sizes[2]
+
+
+def test_the_segment_that_is_written_is_never_released() -> None:
+    fs, log = written(3)
+    assert [segment.name for segment in log.release(99)] == [segment_name(1), segment_name(2)]
+    assert log.release(99) == ()
+    assert numbers(log) == [3]
+    write(log, entry(4, 10))
+    log.close()
+    assert numbers(open_log(fs, 3))[-2:] == [3, 4]
