@@ -37,7 +37,7 @@ def database(number: int, name: str, table: str) -> list[dict[str, object]]:
 def view() -> View:
     """Table 2 with two files, and table 4 of another database with one; no rows in memory."""
     made = View().decide(commit(*database(1, "d", "cpu"), *database(3, "e", "mem")))
-    return evolve(made, files=made.files.insert(2, FILES).insert(4, FILES[:1]))
+    return evolve(made, files={2: FILES, 4: FILES[:1]})
 
 
 def test_a_table_has_its_files_and_the_columns_of_the_catalog(view: View) -> None:
@@ -50,8 +50,9 @@ def test_a_table_has_its_files_and_the_columns_of_the_catalog(view: View) -> Non
         view.tables_of("d")["cpu"].locate(FILES[0])
 
 
-def test_files_go_with_their_database_and_stay_in_older_views(view: View) -> None:
+def test_files_are_not_shown_after_their_database_was_dropped_and_stay_in_older_views(view: View) -> None:
     dropped = commit({"op": "drop_database", "id": 1})
     later = view.decide(dropped).store_rows([dropped])
-    assert dict(later.files) == {4: FILES[:1]}
-    assert dict(view.files) == {2: FILES, 4: FILES[:1]}
+    assert not later.tables_of("d")
+    assert later.tables_of("e")["mem"].files == FILES[:1]
+    assert view.tables_of("d")["cpu"].files == FILES

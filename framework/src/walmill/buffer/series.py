@@ -62,11 +62,17 @@ def encode_column(column: pa.Array) -> tuple[Ints, pa.Array]:
 
 
 class SeriesTimes:
-    """The newest time of each series of one table. One thread at a time."""
+    """The newest time of each series of one table. One thread at a time.
 
-    __slots__ = ("_newest", "_numbers")
+    Args:
+        floor: What counts as the newest time of a series that was not seen yet: the newest time of all rows that were there
+            before; None if there were none.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_floor", "_newest", "_numbers")
+
+    def __init__(self, floor: int | None = None) -> None:
+        self._floor = floor
         self._newest: dict[bytes, int] = {}
         self._numbers: dict[str, dict[str | None, bytes]] = {}
 
@@ -119,6 +125,8 @@ class SeriesTimes:
         newest = self._newest
         found = list(map(newest.get, keys))
         fresh: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+        if self._floor is not None:
+            found = [self._floor if time is None else time for time in found]
         if None in found:
             fresh = np.array([time is None for time in found], np.bool_)
             found = [_BEFORE_ALL if time is None else time for time in found]
@@ -170,7 +178,7 @@ class SeriesTimes:
         for row in range(batch.num_rows):
             key = b"".join([column[row] for column in columns]).rstrip(b"\0")
             time = times[row].value
-            before = newest.get(key)
+            before = newest.get(key, self._floor)
             if before is None or time > before:
                 newest[key] = time
             else:

@@ -35,16 +35,18 @@ class Log:
         ends: Number of rows up to and with each of them.
         version: Number of appends so far; a snapshot of another version is not the newest.
         looked: So many rows were compared with the newest times of their series.
+        newest: The newest time of the rows of the table that are in files, ns; None if none is.
     """
 
-    __slots__ = ("__weakref__", "_late", "_lock", "_series", "batches", "ends", "looked", "version")
+    __slots__ = ("__weakref__", "_late", "_lock", "_series", "batches", "ends", "looked", "newest", "version")
 
-    def __init__(self) -> None:
+    def __init__(self, newest: int | None = None) -> None:
         self.batches: list[pa.RecordBatch] = []
         self.ends: list[int] = []
         self.version = 0
         self.looked = 0
-        self._series = SeriesTimes()
+        self.newest = newest
+        self._series = SeriesTimes(newest)
         self._late: tuple[_Late, ...] = ()
         self._lock = threading.Lock()
 
@@ -61,6 +63,20 @@ class Log:
                 if self.looked < buffer.num_rows:
                     self._look(buffer)
         return self._late
+
+    def behind(self, buffer: TableBuffer, row: int, newest: int | None) -> Log:
+        """An empty log for the rows of the newest snapshot from one on; it knows what was found out about them.
+
+        It goes on with the series of this one, which gets no more rows.
+        """
+        self.look(buffer)
+        log = Log(newest)
+        log._series = self._series
+        log.looked = buffer.num_rows - row
+        log._late = tuple(
+            _Late(max(0, late.first - row), late.last - row, late.ranges) for late in self._late if late.last >= row
+        )
+        return log
 
     def _look(self, buffer: TableBuffer) -> None:
         tags = buffer.schema.tags
@@ -109,9 +125,14 @@ class TableBuffer:
     _version: int = 0
 
     @classmethod
-    def empty(cls, schema: TableSchema) -> TableBuffer:
-        """A table without rows."""
-        return cls(schema)
+    def empty(cls, schema: TableSchema, newest: int | None = None) -> TableBuffer:
+        """A table without rows in memory.
+
+        Args:
+            schema: Its columns.
+            newest: The newest time of its rows in files, ns; None if there are none.
+        """
+        return cls(schema, log=Log(newest))
 
     @property
     def name(self) -> str:
@@ -140,7 +161,7 @@ class TableBuffer:
 
     @property
     def overlaps(self) -> Ranges:
-        """Time ranges in which a row may repeat the identity of another; outside of them none does."""
+        """Time ranges in which a row may repeat the identity of another, here or in a file; outside of them none does."""
         return self.overlaps_since(0)
 
     def overlaps_since(self, row: int) -> Ranges:
@@ -196,6 +217,21 @@ class TableBuffer:
             self.log.version,
         )
 
+    def behind(self, row: int, newest: int | None) -> TableBuffer:
+        """The snapshot without the rows before one, which are in files now. Called by the committer only, on the newest one.
+
+        This one, and those before it, stay as they are. Rows that are not newer than those of their series in files are known
+        as ones that may repeat another.
+
+        Args:
+            row: Number of the first row that stays, counted from 0 in log order.
+            newest: The newest time of the rows in files, ns.
+        """
+        rest = TableBuffer(self.schema, log=self.log.behind(self, row, newest))
+        for batch in self.batches_since(row):
+            rest = rest.append(batch, self.schema, self.sequence)
+        return evolve(rest, sequence=self.sequence)
+
     def _store(self, batch: pa.RecordBatch) -> tuple[int, tuple[_Run, ...]]:
         """Puts a batch into the shared list or the tail; returns how many of the list are ours, and the new tail."""
         if batch.num_rows >= BIG:
@@ -216,7 +252,7 @@ class TableBuffer:
 
     def _copy(self) -> TableBuffer:
         """The same rows with a list of their own."""
-        copy = TableBuffer(self.schema)
+        copy = TableBuffer.empty(self.schema, self.log.newest)
         for batch in self.batches:
             copy = copy.append(batch, self.schema, self.sequence)
         return copy

@@ -22,7 +22,7 @@ from walmill.model.cursor import Cursor
 from walmill.store.commit import Commit, from_entry, to_entry
 from walmill.store.draft import Draft
 from walmill.store.lines import LineWrite, prepare_together, together
-from walmill.store.submission import Flush, Outcome, Submission, Ticket, Written, settle_all
+from walmill.store.submission import Exchange, Flush, Outcome, Submission, Ticket, Written, settle_all
 from walmill.store.view import View
 from walmill.wal.entry import Entry
 from walmill.wal.frame import check_entry
@@ -276,6 +276,8 @@ class Committer:
     def _flush(self, items: list[_Item]) -> None:
         """Decides, writes, syncs, publishes, wakes, answers."""
         answers: list[tuple[Ticket, Outcome]] = []
+        if any(isinstance(item.submission, Exchange) for item in items):
+            items = self._exchange(items, answers)
         with self._moves_lock:
             moves, self._moves = self._moves, {}
             if any(isinstance(item.submission, Flush) for item in items):
@@ -302,6 +304,25 @@ class Committer:
             time.sleep(YIELD_SECONDS if woken else 0)
         answers += [answer for one in decided for answer in one.outcomes()]
         settle_all(answers)
+
+    def _exchange(self, items: list[_Item], answers: list[tuple[Ticket, Outcome]]) -> list[_Item]:
+        """Takes over what changed where things lie, and shows it; gives what else there is to do."""
+        rest = []
+        for item in items:
+            if not isinstance(item.submission, Exchange):
+                rest.append(item)
+                continue
+            try:
+                self._decided = self.view = item.submission.change(self.view)
+            except WalmillError as error:
+                answers.append((item.ticket, Outcome(error=error)))
+            except Exception as error:
+                log.exception("the view could not be exchanged")
+                answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
+            else:
+                answers.append((item.ticket, Outcome()))
+        self._publish(Published(self.view, (), {}, time.perf_counter_ns()))
+        return rest
 
     def _decide_all(
         self, items: Sequence[_Item], now: int, answers: list[tuple[Ticket, Outcome]]

@@ -10,17 +10,18 @@ from walmill.store.view import View
 from walmill.wal.entry import Frame
 
 
-def replay(frames: Iterable[Frame], each: Callable[[Commit], None] | None = None) -> View:
+def replay(frames: Iterable[Frame], each: Callable[[Commit], None] | None = None, view: View | None = None) -> View:
     """The view after all frames of a log.
 
     Args:
         frames: In the order of the log.
         each: Called with every commit, in order.
+        view: Where they begin: that of a snapshot; nothing if None.
 
     Raises:
         DataCorruption: If a frame cannot be read.
     """
-    view = View()
+    view = View() if view is None else view
     for frame in frames:
         commits = [
             from_entry(entry, frame.first_sequence + place, frame.commit_time)

@@ -278,8 +278,28 @@ class Flush:
         """Nothing to decide."""
 
 
+@define
+class Exchange:
+    """Makes a view of what lies where, of the same sequence: rows went from memory to files, or files were replaced.
+
+    It is no commit and needs none: a manifest says it already.
+
+    Attributes:
+        change: Gives the new view; called in the committer's thread, between two frames.
+    """
+
+    change: Callable[[Any], Any]
+    size: int = 0
+    no_sync: bool = False
+    lazy: float = 0.0
+
+    def prepare(self, draft: Draft) -> None:
+        """Nothing to decide."""
+
+
 __all__ = [
     "Define",
+    "Exchange",
     "Flush",
     "Outcome",
     "RowsWrite",

@@ -25,7 +25,9 @@ class View:
         time: Commit time of that commit, ns.
         catalog: The definitions.
         tables: The rows that are in no file, by id of table; a table without such rows has no entry.
-        files: The files, by id of table, in the order of their sequences; a table without files has no entry.
+        files: The files, by id of table, in the order of their sequences; a table without files has no entry, and one that was
+            dropped may still have one.
+        held: As long as somebody has this, its files are not deleted.
         cursors: How far each trigger is, by id.
         state: The state of plugins.
     """
@@ -34,9 +36,10 @@ class View:
     time: int = 0
     catalog: Catalog = field(factory=Catalog)
     tables: HashTrieMap[int, TableBuffer] = field(factory=HashTrieMap)
-    files: HashTrieMap[int, tuple[DataFile, ...]] = field(factory=HashTrieMap)
+    files: Mapping[int, tuple[DataFile, ...]] = field(factory=dict)
     cursors: HashTrieMap[int, Cursor] = field(factory=HashTrieMap)
     state: State = field(factory=State)
+    held: object = None
 
     def decide(self, commit: Commit) -> View:
         """This view with a commit's definitions, cursor and state, still without its rows.
@@ -63,15 +66,13 @@ class View:
 
     def store_rows(self, commits: list[Commit]) -> View:
         """This view with the rows of commits added, in the order of the log, and dropped tables left out."""
-        tables, files = self.tables, self.files
+        tables = self.tables
         for commit in commits:
             for definition in commit.definitions:
                 if definition["op"] == "drop_database":
                     gone = [number for number in tables if number not in self.catalog.tables]
                     for number in gone:
                         tables = tables.remove(number)
-                    for number in [number for number in files if number not in self.catalog.tables]:
-                        files = files.remove(number)
             for part in commit.rows:
                 table = self.catalog.tables.get(part.table)
                 if table is None:  # dropped by a later commit of the same frame
@@ -80,7 +81,29 @@ class View:
                 if buffer is None:
                     buffer = TableBuffer.empty(table.schema)
                 tables = tables.insert(part.table, buffer.append(part.batch, table.schema, commit.sequence))
-        return evolve(self, tables=tables, files=files)
+        return evolve(self, tables=tables)
+
+    def store_files(
+        self,
+        files: Mapping[int, tuple[DataFile, ...]],
+        held: object,
+        stored: Mapping[int, TableBuffer],
+        newest: Mapping[int, int],
+    ) -> View:
+        """This view with other files, and without the rows in memory that are in files now. Called by the committer only.
+
+        Args:
+            files: The files, by id of table.
+            held: What keeps them from being deleted.
+            stored: The snapshots of tables, earlier ones of this view's, whose rows are in the files and were not before.
+            newest: The newest time of the rows in files, by id of table, ns.
+        """
+        tables = self.tables
+        for number, buffer in stored.items():
+            grown = tables.get(number)
+            if grown is not None and buffer.num_rows:
+                tables = tables.insert(number, grown.behind(buffer.num_rows, newest.get(number)))
+        return evolve(self, tables=tables, files=files, held=held)
 
     def move_cursors(self, moves: Mapping[int, Cursor]) -> View:
         """This view with cursors moved that no commit moves.
