@@ -158,6 +158,62 @@ def test_a_done_range_that_was_left_behind_holds_up_nothing() -> None:
     assert sequences(batch) == [5, 6]
 
 
+def test_an_idle_trigger_passes_by_what_does_not_concern_it_and_never_goes_back() -> None:
+    consumer = Consumer(Cursor(through=3))
+    assert consumer.pass_by(3) is None
+    assert consumer.pass_by(9) == Cursor(through=9)
+    assert consumer.pass_by(5) is None
+    assert consumer.cursor == Cursor(through=9)
+
+
+@pytest.mark.parametrize("case", ["backlog", "running", "waiting", "giving up", "done", "behind", "stopped"])
+def test_a_trigger_with_something_to_do_passes_nothing_by(case: str) -> None:
+    consumer = Consumer(
+        Cursor(done=((4, 4),)) if case == "done" else Cursor(), attempts=1 if case == "giving up" else 3
+    )
+    if case == "behind":
+        consumer.behind = 1
+    elif case == "stopped":
+        consumer.stop()
+    elif case != "done":
+        consumer.offer(Item(1))
+    if case in ("running", "waiting", "giving up"):
+        (batch,) = started(consumer.step(0.0))
+        if case != "running":
+            consumer.failed(batch.number, "boom", 0.0)
+    before = consumer.cursor
+    assert consumer.pass_by(9) is None
+    assert consumer.cursor == before
+
+
+def test_passing_by_changes_no_later_batch() -> None:
+    """The key of a batch is its range: a pass that is lost in a crash must not give the same commits another one."""
+    ways = []
+    for passing in (True, False):
+        consumer = Consumer(Cursor(through=3))
+        if passing:
+            assert consumer.pass_by(9) == Cursor(through=9)
+        for sequence in (12, 13):
+            consumer.offer(Item(sequence))
+        (batch,) = started(consumer.step(0.0))
+        ways.append((batch, consumer.through_if_done(batch.number)))
+    assert ways[0] == ways[1]
+
+
+def test_passing_by_asks_for_no_save_and_stands_in_for_none() -> None:
+    consumer = Consumer(Cursor())
+    assert consumer.pass_by(2) == Cursor(through=2)
+    consumer.offer(Item(3))
+    (batch,) = started(consumer.step(0.0))  # at once: the key does not hang on the pass
+    consumer.without_effect(batch.number, 0.0)
+    passed = consumer.pass_by(8)
+    assert passed == Cursor(through=8)
+    consumer.offer(Item(9))
+    assert consumer.saved(Cursor(through=3), 0.0) == [Save(passed)], "an older cursor is durable, not this one"
+    (second,) = started(consumer.saved(passed, 0.0))
+    assert sequences(second) == [9]
+
+
 class Ways(RuleBasedStateMachine):
     """Any order of commits, successes, failures and waits: every commit is settled once, in order where order is promised."""
 
@@ -222,6 +278,15 @@ class Ways(RuleBasedStateMachine):
         cursor, self.saving = self.saving, None
         assert cursor is not None
         self.take(self.consumer.saved(cursor, self.now))
+
+    @rule()
+    def pass_by(self) -> None:
+        before = self.consumer.cursor
+        moved = self.consumer.pass_by(self.sequence)
+        if moved is not None:
+            assert moved.through == self.sequence > before.through
+            assert not self.open
+            assert self.settled == self.offered
 
     @rule()
     def wait(self) -> None:

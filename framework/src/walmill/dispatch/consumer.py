@@ -172,6 +172,21 @@ class Consumer:
         self.backlog.append(item)
         self.backlog_rows += item.rows
 
+    def pass_by(self, sequence: int) -> Cursor | None:
+        """Notes that nothing up to a sequence concerns the trigger, when it has nothing to do.
+
+        Args:
+            sequence: All commits up to it were offered.
+
+        Returns:
+            The cursor, if it moved.
+        """
+        busy = self.backlog or self.running or self.waiting or self.giving_up or self.cursor.done
+        if busy or self.stopped or self.behind is not None or sequence <= self.cursor.through:
+            return None
+        self.cursor = self.cursor.move(sequence, ())
+        return self.cursor
+
     def ahead(self, item: Item, saved: Cursor | None = None) -> Batch | None:
         """The batch that this commit will be once it is durable, if it could start at once then. Changes nothing.
 

@@ -160,6 +160,13 @@ class Mill:
         """The names of the plugins that watch runs."""
         return tuple(name for name, _ in self._watchers)
 
+    async def pass_by(self) -> None:
+        """Moves the cursors of triggers that nothing concerned lately, so that they hold no log; on the mill's loop."""
+        for trigger, line in self._lines.items():
+            cursor = line.consumer.pass_by(self._view.sequence)
+            if cursor is not None:
+                self.move(trigger, cursor)
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         """Runs a coroutine on the mill's loop; a concurrent future of its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)

@@ -222,6 +222,13 @@ def disable_trigger(draft: Draft, trigger: int, generation: int, reason: str, tr
         _put(draft, evolve(current, state="disabled", reason=reason[:4096], traceback=traceback[:65536] or None))
 
 
+def pause_trigger(draft: Draft, trigger: int, generation: int, reason: str) -> None:
+    """Pauses a trigger, which the engine does and no person, unless it was changed meanwhile."""
+    current = draft.catalog.triggers.get(trigger)
+    if current is not None and current.generation == generation:
+        _put(draft, evolve(current, state="paused", reason=reason))
+
+
 def delete_trigger(draft: Draft, database: str, name: str, *, force: bool) -> None:
     """Deletes a trigger with its cursor and its state.
 
