@@ -38,9 +38,9 @@ class AsyncCopy:
         ctx.write(copies(batch), table="async_copy", tags=["k"])
 
 
-def open_engine(directory: Path) -> Engine:
+def open_engine(directory: Path, *, snapshots: bool = False) -> Engine:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**20)
+    engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**16 if snapshots else 2**20)
     engine.register(Copy, name="copy")
     engine.register(AsyncCopy, name="async_copy")
     if not engine.triggers():
@@ -58,8 +58,16 @@ def write(engine: Engine, key: str, start: int) -> None:
         number += 1
 
 
+def take_snapshots(engine: Engine) -> None:
+    while True:
+        engine.snapshot()
+
+
 if __name__ == "__main__":
-    opened = open_engine(Path(sys.argv[1]))
+    wanted = sys.argv[3] == "snapshots"
+    opened = open_engine(Path(sys.argv[1]), snapshots=wanted)
+    if wanted:
+        threading.Thread(target=take_snapshots, args=(opened,), daemon=True).start()
     for letter in "abc":
         threading.Thread(target=write, args=(opened, letter, int(sys.argv[2])), daemon=True).start()
     threading.Event().wait()

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from walmill.cache.state import trigger_space
 from walmill.cache.values import decode
 
@@ -28,9 +30,9 @@ def load_child() -> Any:
     return module
 
 
-def one_round(directory: Path, start: int, writes: int) -> set[tuple[str, int]]:
+def one_round(directory: Path, start: int, writes: int, kind: str) -> set[tuple[str, int]]:
     """Starts a writer, kills it after so many acknowledged writes, and says which they were."""
-    command = [sys.executable, str(CHILD), str(directory), str(start)]
+    command = [sys.executable, str(CHILD), str(directory), str(start), kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         rescue = threading.Timer(30, process.kill)
@@ -48,15 +50,16 @@ def one_round(directory: Path, start: int, writes: int) -> set[tuple[str, int]]:
     return {(match[1], int(match[2])) for match in found if match}
 
 
-def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["log", "snapshots"])
+def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str) -> None:
     chance = random.Random(20261124)
     acknowledged: set[tuple[str, int]] = set()
     start = 0
     for _ in range(ROUNDS):
-        acknowledged |= one_round(tmp_path, start, chance.randint(1, 120))
+        acknowledged |= one_round(tmp_path, start, chance.randint(1, 120), kind)
         start = max(number for _, number in acknowledged) + 1000
     child = load_child()
-    with child.open_engine(tmp_path) as engine:
+    with child.open_engine(tmp_path, snapshots=kind == "snapshots") as engine:
         until = time.monotonic() + 30
         while any(one["lag_commits"] or one["running"] for one in engine.triggers()):
             assert time.monotonic() < until, engine.triggers()
@@ -72,9 +75,16 @@ def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path) -> None:
         database = view.catalog.database(child.DATABASE)
         for name in ("copy", "async_copy"):
             assert rows(name) == source
-            written = view.tables[database.tables[name]].num_rows
+            number = database.tables[name]
+            written = view.tables[number].num_rows + sum(file.rows for file in view.files.get(number, ()))
             assert written == len(source), "the copy was written once, not written again and merged"
             space = view.state.space(trigger_space(view.catalog.trigger(child.DATABASE, name).id))
             assert decode(space.entries["rows"].value) == len(source)
+        if kind == "snapshots":
+            manifest = engine.snapshot()
+            assert manifest is not None
+            assert manifest.number > ROUNDS, "each round made some"
+            assert engine.segments[0].header.first_sequence > 1, "the log was released"
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert all(re.fullmatch(r"lock|wal/\d{10}\.seg|wal/torn-\d+-\d+", name) for name in names), names
+    known = r"lock|walmill\.json|wal/\d{10}\.seg|wal/torn-\d+-\d+|objects/(manifests|parts|tables)/.*"
+    assert all(re.fullmatch(known, name) for name in names), names

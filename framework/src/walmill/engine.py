@@ -30,18 +30,25 @@ from walmill.fs.protocol import FileSystem
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
+from walmill.keeper import Keeper, KeeperFigures, begin_view
+from walmill.layout import check_layout
 from walmill.model.catalog import INTERNAL, Token, create_database, put_token
 from walmill.model.trigger import Trigger
+from walmill.objects.local import LocalStore
+from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
 from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
+from walmill.snapshot.head import Head
+from walmill.snapshot.manifest import Loaded, Manifest, load
+from walmill.snapshot.sweep import damaged_files
 from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Submission, Ticket
-from walmill.store.view import View
+from walmill.store.view import Tables, View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
 from walmill.triggers.shown import show
@@ -68,6 +75,8 @@ class Engine:
         self._routes_changed: list[Callable[[Sequence[Trigger]], None]] = []
         self.request_triggers: tuple[Trigger, ...] = ()
         self._lock: DirectoryLock | None = None
+        self._store: ObjectStore | None = None
+        self._keeper: Keeper | None = None
         self._closed = False
         self._closing = threading.Lock()
         self.started_at = time.time()
@@ -105,7 +114,10 @@ class Engine:
             root = Path(options.data_dir)
             root.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock.acquire(root)
+            check_layout(root)
             directory = str(root / "wal")
+            if options.fs is None:
+                self._store = LocalStore(str(root / "objects"))
         self.registry = Registry(
             disabled=options.disabled_plugins,
             allowed=options.allowed_plugins,
@@ -116,13 +128,27 @@ class Engine:
             broken = [one for one in self.registry.inspect_all() if one.status == "broken"]
             if broken:
                 raise PluginFailure("; ".join(f"the plugin {one.name!r} is broken: {one.cause}" for one in broken))
-        self._wal = Log.open(fs, directory, segment_bytes=options.segment_bytes, now_ns=options.clock.now_ns)
         began = time.perf_counter()
-        view = replay(self._wal.replay())
+        loaded = self._load()
+        covered = 0 if loaded is None else loaded.view.sequence
+        self._wal = Log.open(
+            fs,
+            directory,
+            segment_bytes=options.segment_bytes,
+            now_ns=options.clock.now_ns,
+            covered=None if loaded is None else covered,
+            epoch=0 if loaded is None or loaded.manifest is None else loaded.manifest.epoch,
+        )
+        view = replay(self._wal.replay(after=covered), view=None if loaded is None else begin_view(loaded))
         for line in self._wal.report:
             log.warning(line)
         if view.sequence:
-            log.info("the log is replayed", commits=view.sequence, seconds=round(time.perf_counter() - began, 3))
+            log.info(
+                "the log is replayed",
+                commits=view.sequence - covered,
+                behind=covered,
+                seconds=round(time.perf_counter() - began, 3),
+            )
         self._queries = QueryEngine(memory_limit=options.query_memory)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
         self._watch = LoopWatch()
@@ -145,7 +171,30 @@ class Engine:
             prepare=self._mill.prepare,
             flush_interval=options.flush_interval,
         )
-        self._writer = Writer(self._committer, options.clock, processes=options.reader_processes)
+        if loaded is not None and self._store is not None:
+            assert options.data_dir is not None
+            head = Head(self._store, loaded, epoch=self._wal.epoch + 1, now=options.clock.now_ns)
+            if loaded.manifest is not None:
+                head.claim()
+            self._keeper = Keeper(
+                head=head,
+                store=self._store,
+                committer=self._committer,
+                mill=self._mill,
+                wal=self._wal,
+                directory=Path(options.data_dir),
+                clock=options.clock,
+                limits=options.snapshots,
+                retention=options.log_retention,
+                join_rate=options.join_rate,
+                superseded=self._superseded,
+            )
+        self._writer = Writer(
+            self._committer,
+            options.clock,
+            processes=options.reader_processes,
+            check_room=(lambda: None) if self._keeper is None else self._keeper.check_room,
+        )
         Capture.install()
         self._watch.start()
         self._looker = Looker()
@@ -156,9 +205,29 @@ class Engine:
         self._preparing = threading.Event()
         self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
         self._preparer.start()
+        if self._keeper is not None:
+            self._keeper.start()
         if options.operator_token:
             self._ensure_operator_token()
         self.ready = True
+
+    def _load(self) -> Loaded | None:
+        """What the newest manifest says; None if there is no object store."""
+        if self._store is None:
+            return None
+        self._store.sweep()
+        loaded = load(self._store)
+        for line in loaded.report:
+            log.warning(line)
+        for file, wrong in damaged_files(self._store, loaded.files):
+            log.error("a query that needs this file will fail", table=file.table, error=wrong)
+        return loaded
+
+    def _superseded(self, error: Conflict) -> None:
+        """Another process has taken the object store over: nothing that this one acknowledges would be seen again."""
+        log.error("the engine stops taking writes", error=error.message)
+        self.ready = False
+        self._writer.stop()
 
     def _published(self, published: Published) -> bool:
         tables = published.view.tables
@@ -211,15 +280,48 @@ class Engine:
         self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
     ) -> pa.Table:
         return self._queries.query(
-            view.tables_of(database), sql, params, timeout=self.options.query_timeout if timeout is None else timeout
+            self._tables_of(view, database),
+            sql,
+            params,
+            timeout=self.options.query_timeout if timeout is None else timeout,
         )
 
     def _stream(
         self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
     ) -> ResultStream:
         return self._queries.stream(
-            view.tables_of(database), sql, params, timeout=self.options.query_timeout if timeout is None else timeout
+            self._tables_of(view, database),
+            sql,
+            params,
+            timeout=self.options.query_timeout if timeout is None else timeout,
         )
+
+    def _tables_of(self, view: View, database: str) -> Tables:
+        return view.tables_of(database) if self._keeper is None else view.tables_of(database, self._keeper.locate)
+
+    # ---- snapshots
+
+    def snapshot(self, timeout: float | None = None) -> Manifest | None:
+        """Takes everything from memory and log into files, now; the engine does it by itself when enough has gathered.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Returns:
+            The newest manifest: what it says up to its sequence is in the object store. None if nothing was ever committed.
+
+        Raises:
+            Conflict: If this engine has no data directory.
+            Unavailable: If the store cannot be written now.
+        """
+        if self._keeper is None:
+            raise Conflict("this engine keeps everything in memory; open it with a data_dir to have snapshots")
+        return self._keeper.snapshot(timeout)
+
+    @property
+    def keeper_figures(self) -> KeeperFigures | None:
+        """What was written to files since the start; None if this engine keeps everything in memory."""
+        return None if self._keeper is None else self._keeper.figures
 
     # ---- writing
 
@@ -537,6 +639,8 @@ class Engine:
             self._closed = True
             self.ready = False
             self._writer.stop()
+        if self._keeper is not None:
+            self._keeper.stop(30.0)
         clean = self._mill.stop(self.options.shutdown_timeout if timeout is None else timeout)
         self._committer.stop(30.0)
         self._mill.end()

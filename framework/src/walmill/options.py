@@ -10,6 +10,8 @@ from attrs import field, frozen
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
 from walmill.fs.protocol import FileSystem
+from walmill.snapshot.due import Limits as SnapshotLimits
+from walmill.snapshot.release import LogRetention
 
 
 @frozen(kw_only=True)
@@ -32,6 +34,9 @@ class EngineOptions:
         operator_token: Whether the first start makes an operator token and leaves it in `data_dir`.
         reader_processes: Whether large bodies of line protocol are read in processes of their own, where that is possible
             and the machine has more than one processor.
+        snapshots: When rows go from memory and log into files, and when writers have to wait for that. Only with a `data_dir`.
+        log_retention: How much log is kept for triggers that are behind.
+        join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
@@ -50,5 +55,8 @@ class EngineOptions:
     discover_plugins: bool = True
     operator_token: bool = False
     reader_processes: bool = False
+    snapshots: SnapshotLimits = field(factory=SnapshotLimits)
+    log_retention: LogRetention = field(factory=LogRetention)
+    join_rate: int = 64 * 2**20
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None

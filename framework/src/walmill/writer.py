@@ -73,9 +73,18 @@ class Writer:
         clock: The time for lines without one.
         processes: Whether bodies above a size are read in processes of their own, if this machine can do that: one for those
             that take milliseconds, another one for those that take longer. Otherwise by the committer, and by threads.
+        check_room: Called before each write; raises if there is no room for it.
     """
 
-    def __init__(self, committer: Committer, clock: Clock, *, processes: bool = False) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        clock: Clock,
+        *,
+        processes: bool = False,
+        check_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check_room = check_room
         self._committer = committer
         self._clock = clock
         self._closed = False
@@ -97,6 +106,7 @@ class Writer:
 
     def write(self, submission: Submission) -> WriteResult:
         """Waits until a write is durable and visible; for a thread."""
+        self._check_room()
         for attempt in count():
             ticket = Ticket()
             way = self._way(submission, attempt)
@@ -110,6 +120,7 @@ class Writer:
 
     async def write_async(self, submission: Submission) -> WriteResult:
         """As `write`, for an event loop."""
+        self._check_room()
         loop = asyncio.get_running_loop()
         for attempt in count():
             ticket = Ticket(loop)

@@ -1,0 +1,415 @@
+"""The keeper: takes what gathers in memory and in the log into files, keeps the files few, lets go of what nobody needs.
+
+Two threads of its own. One makes snapshots and releases the log; the other joins files and deletes objects, slowly. What they
+change about where rows lie becomes part of the view in the committer's thread, between two frames, so every view is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+from attrs import define
+from rpds import HashTrieMap
+
+from walmill.buffer.table import TableBuffer
+from walmill.clock import Clock
+from walmill.dispatch.mill import Mill
+from walmill.errors import Unavailable, WalmillError
+from walmill.model.files import DataFile
+from walmill.model.trigger import RETENTION
+from walmill.objects.protocol import ObjectStore
+from walmill.observe.log import get_logger
+from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
+from walmill.snapshot.head import Head, Superseded
+from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, sweep, write_snapshot
+from walmill.snapshot.manifest import Loaded, Manifest
+from walmill.snapshot.pace import Pace
+from walmill.snapshot.release import LogRetention, describe_segments, find_holders, plan_release
+from walmill.store.committer import Committer
+from walmill.store.submission import Define, Exchange, Flush
+from walmill.store.view import View
+from walmill.triggers.manage import pause_trigger
+from walmill.wal.log import Log
+from walmill.wal.segment import Segment
+
+TICK_SECONDS = 0.5
+"""So often it is looked whether a snapshot is due."""
+TIDY_SECONDS = 2.0
+"""So often it is looked whether files are worth joining, if there are new ones."""
+SWEEP_SECONDS = 30.0
+"""At most so often objects are looked for that nobody needs: that lists all of them."""
+RELEASE_SECONDS = 30.0
+"""So often it is looked whether triggers have held the log for too long, if no snapshot was made meanwhile."""
+_POSITIONS_SECONDS = 2.0
+
+log = get_logger("walmill.keeper")
+
+
+@define
+class KeeperFigures:
+    """What the keeper counts; read by `/metrics`.
+
+    Attributes:
+        snapshots: Snapshots made.
+        failures: Snapshots that failed.
+        rows: Rows written to files by snapshots.
+        joins: Joins made.
+        swept: Objects deleted.
+        released: Log segments removed.
+        seconds: How long the last snapshot took.
+    """
+
+    snapshots: int = 0
+    failures: int = 0
+    rows: int = 0
+    joins: int = 0
+    swept: int = 0
+    released: int = 0
+    seconds: float = 0.0
+
+
+def begin_view(loaded: Loaded) -> View:
+    """The view of a snapshot, on which the log is replayed: its tables know how new the rows in files are."""
+    view = loaded.view
+    tables = HashTrieMap(
+        {
+            table: TableBuffer.empty(view.catalog.tables[table].schema, newest)
+            for table, newest in loaded.newest.items()
+            if table in view.catalog.tables
+        }
+    )
+    return View(
+        sequence=view.sequence,
+        time=view.time,
+        catalog=view.catalog,
+        tables=tables,
+        files=loaded.files,
+        cursors=view.cursors,
+        state=view.state,
+        held=loaded,
+    )
+
+
+class Keeper:
+    """Keeps the files of one engine.
+
+    Args:
+        head: The newest manifest.
+        store: Where the objects are.
+        committer: The committer.
+        mill: The mill: it knows which triggers nothing concerned lately.
+        wal: The log.
+        directory: Where the log is, to see how full its disk is.
+        clock: The time.
+        limits: When a snapshot is due.
+        retention: How much log triggers may hold.
+        join_rate: Bytes per second that joining may read and write; 0 for no limit.
+        superseded: Called when another process has taken the store over.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: Head,
+        store: ObjectStore,
+        committer: Committer,
+        mill: Mill,
+        wal: Log,
+        directory: Path,
+        clock: Clock,
+        limits: Limits,
+        retention: LogRetention,
+        join_rate: int,
+        superseded: Callable[[Superseded], None],
+    ) -> None:
+        self._head = head
+        self._store = store
+        self._committer = committer
+        self._mill = mill
+        self._wal = wal
+        self._directory = directory
+        self._clock = clock
+        self._limits = limits
+        self._retention = retention
+        self._join_rate = join_rate
+        self._superseded = superseded
+        self._covered = head.current.view.sequence
+        self._taken: dict[int, View] = {}  # views whose snapshots may count, by sequence, all behind the same manifest
+        self._since = 0
+        self._failures = 0
+        self._failed_at = 0
+        self._released_at = 0.0
+        self._asked: list[Future[Manifest | None]] = []
+        self._guard = threading.Lock()
+        self._work = threading.Lock()  # held while a snapshot is made
+        self._wake = threading.Event()
+        self._fresh = threading.Event()
+        self._ended = threading.Event()
+        self.figures = KeeperFigures()
+        self.full = False
+        self._threads = [
+            threading.Thread(target=self._keep, name="walmill-keeper", daemon=True),
+            threading.Thread(target=self._tidy, name="walmill-tidy", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Starts the threads."""
+        self._fresh.set()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Ends the threads; what they had not finished is not seen by anybody, and done again after the next start."""
+        self._ended.set()
+        self._wake.set()
+        self._fresh.set()
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.1, until - time.monotonic()))
+        with self._guard:
+            asked, self._asked = self._asked, []
+        for future in asked:
+            future.set_exception(Unavailable("the engine is shutting down", retry_after=5))
+
+    def snapshot(self, timeout: float | None = None) -> Manifest | None:
+        """Makes a snapshot now and waits for it: when it returns, all that was committed before is in the object store.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            The newest manifest; None if nothing was ever committed.
+
+        Raises:
+            Unavailable: If the store does not answer, or the engine is shutting down.
+        """
+        future: Future[Manifest | None] = Future()
+        with self._guard:
+            if self._ended.is_set():
+                raise Unavailable("the engine is shutting down", retry_after=5)
+            self._asked.append(future)
+        self._wake.set()
+        return future.result(timeout)
+
+    def check_room(self) -> None:
+        """Whether there is room for more rows in memory.
+
+        Raises:
+            Unavailable: If snapshots do not keep up with writers.
+        """
+        if self.full:
+            raise Unavailable(
+                f"{self._limits.memory_bytes:,} bytes of rows wait to be written to files, which is as much as is "
+                "allowed; nothing of this write was kept: send it again later, or raise the limit of memory",
+                retry_after=2,
+            )
+
+    # ---- snapshots
+
+    def _keep(self) -> None:
+        while not self._ended.is_set():
+            self._wake.wait(TICK_SECONDS)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
+            with self._guard:
+                asked, self._asked = self._asked, []
+            try:
+                made = self._look(asked=bool(asked))
+                for future in asked:
+                    future.set_result(self._head.current.manifest)
+                if made or time.monotonic() - self._released_at > RELEASE_SECONDS:
+                    self._release()
+            except Superseded as error:
+                self._fail(asked, error)
+                self._superseded(error)
+                return
+            except Exception as error:  # noqa: BLE001 - what was asked for is told; the rest is tried again
+                self._fail(asked, error)
+
+    def _fail(self, asked: list[Future[Manifest | None]], error: Exception) -> None:
+        for future in asked:
+            if not future.done():
+                future.set_exception(error)
+        if self._ended.is_set():
+            return
+        self._failures += 1
+        self._failed_at = self._clock.now_ns()
+        self.figures.failures += 1
+        said = error.message if isinstance(error, WalmillError) else repr(error)
+        log.warning("a snapshot could not be made; it is tried again", error=said, failures=self._failures)
+
+    def _look(self, *, asked: bool) -> bool:
+        """Makes a snapshot if one is due; says whether it did."""
+        now = self._clock.now_ns()
+        limits = self._limits
+        sequence, covered = self._committer.view.sequence, self._covered
+        if sequence <= covered:
+            self._since, self.full = 0, False
+            return False
+        self._since = self._since or now
+        gathered = self._wal.bytes_behind(covered)
+        self.full = writers_wait(gathered, limits)
+        facts = Facts(
+            sequence=sequence,
+            covered=covered,
+            buffer_bytes=gathered,
+            log_bytes=gathered,
+            since=self._since,
+            failures=self._failures,
+            failed_at=self._failed_at,
+        )
+        cause = "asked" if asked else snapshot_due(facts, limits, now)
+        if cause is None:
+            return False
+        began = time.perf_counter()
+        change = self._snapshot()
+        self._since, self._failures = 0, 0
+        self.figures.snapshots += 1
+        self.figures.rows += sum(file.rows for file in change.new)
+        self.figures.seconds = time.perf_counter() - began
+        self.full = writers_wait(self._wal.bytes_behind(self._covered), limits)
+        self._fresh.set()
+        log.info(
+            "snapshot",
+            cause=cause,
+            sequence=change.current.view.sequence,
+            files=len(change.new),
+            rows=sum(file.rows for file in change.new),
+            seconds=round(self.figures.seconds, 3),
+        )
+        return True
+
+    def _snapshot(self) -> Change:
+        self._note_positions()
+        while True:
+            view = self._committer.view
+            with self._guard:
+                self._taken[view.sequence] = view
+            change = write_snapshot(self._head, view)
+            self._take_over()
+            if change is not None:
+                return change
+
+    def _note_positions(self) -> None:
+        """Has the cursors written of triggers that nothing concerned lately: else they would hold the log for ever."""
+        try:
+            self._mill.run(self._mill.pass_by()).result(_POSITIONS_SECONDS)
+        except TimeoutError:
+            log.warning("a hook blocks the mill's loop: triggers on silent tables hold the log for now")
+        self._committer.submit(Flush()).result()
+
+    def _take_over(self) -> None:
+        """Has the view go by the newest manifest."""
+        self._committer.submit(Exchange(self._by_manifest)).result()
+
+    def _by_manifest(self, view: View) -> View:
+        """In the committer's thread: the view with the files of the newest manifest, and without the rows that are in them."""
+        loaded = self._head.current
+        sequence = loaded.view.sequence
+        stored: Mapping[int, TableBuffer] = {}
+        with self._guard:
+            if sequence > self._covered:
+                stored = self._taken[sequence].tables
+                self._taken.clear()
+                self._covered = sequence
+        return view.store_files(loaded.files, loaded, stored, loaded.newest)
+
+    # ---- the log
+
+    def _release(self) -> None:
+        """Removes segments of the log that are in files and that no trigger needs; pauses triggers that hold them too long."""
+        self._released_at = time.monotonic()
+        segments = self._wal.segments
+        if len(segments) < 2 and not (segments and segments[0].file is None):
+            return
+        view = self._committer.view
+        usage = shutil.disk_usage(self._directory)
+        plan = plan_release(
+            describe_segments(segments),
+            self._covered,
+            find_holders(view.catalog, view.cursors),
+            self._retention,
+            self._clock.now_ns(),
+            disk_free=usage.free,
+            disk_size=usage.total,
+        )
+        for number in (*plan.pause, *plan.lapsed):
+            trigger = view.catalog.triggers[number]
+            log.warning(
+                "a trigger is paused: it is so far behind that the log it needs is too old or too large to be kept",
+                trigger=trigger.name,
+                reason=RETENTION,
+            )
+            pause = partial(pause_trigger, trigger=number, generation=trigger.generation, reason=RETENTION)
+            self._committer.submit(Define(pause)).result()
+        gone: list[Segment] = []
+
+        def release(newest: View) -> View:
+            # a trigger may have been enabled meanwhile
+            needed = min((one.needs for one in find_holders(newest.catalog, newest.cursors)), default=plan.through + 1)
+            gone.extend(self._wal.release(min(plan.through, needed - 1)))
+            return newest
+
+        self._committer.submit(Exchange(release)).result()
+        self._wal.remove(gone)
+        self.figures.released += len(gone)
+
+    # ---- files
+
+    def _tidy(self) -> None:
+        planner = JoinPlanner()
+        brake = Brake(Pace(self._join_rate), self._ended)
+        swept_at = -SWEEP_SECONDS
+        known: Loaded | None = None
+        while not self._ended.is_set():
+            self._fresh.wait(SWEEP_SECONDS)
+            self._fresh.clear()
+            if self._ended.wait(TIDY_SECONDS):
+                return
+            try:
+                while self._join(planner, brake):
+                    pass
+                current = self._head.current
+                if current is not known and time.monotonic() - swept_at >= SWEEP_SECONDS:
+                    self.figures.swept += sweep(self._head, brake=brake)
+                    swept_at, known = time.monotonic(), current
+            except Superseded as error:
+                self._superseded(error)
+                return
+            except Exception as error:  # noqa: BLE001 - nothing is lost: it is tried again
+                if not self._ended.is_set():
+                    said = error.message if isinstance(error, WalmillError) else repr(error)
+                    log.warning("files could not be joined or cleaned up; it is tried again", error=said)
+
+    def _join(self, planner: JoinPlanner, brake: Brake) -> bool:
+        """Makes the cheapest join that is worth it; says whether there was one."""
+        for table, join in planner.plan(self._head.current):
+            if self._ended.is_set():
+                return False
+            change = compact(self._head, table, join, brake, planner.bounds)
+            if change is not None:
+                self._take_over()
+                self.figures.joins += 1
+                return True
+        return False
+
+    # ---- reading
+
+    def locate(self, file: DataFile) -> str:
+        """The local path of a data file."""
+        path = self._store.local_path(file.path)
+        assert path is not None  # the store of an engine is a directory
+        return path
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The newest manifest."""
+        return self._head.current.manifest

@@ -1,0 +1,67 @@
+"""What a data directory looks like, and which engines may open it: its format version."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from walmill.errors import DataCorruption, Unavailable
+
+FORMAT = 1
+"""The format that this engine writes. Format 0 has no file that says so, and no objects: only a log."""
+
+NAME = "walmill.json"
+
+
+def check_layout(root: Path) -> None:
+    """Looks whether this engine may open a data directory, and notes the format in a new or an older one.
+
+    Args:
+        root: The directory.
+
+    Raises:
+        DataCorruption: If a newer engine has written it, or the file that says so cannot be read.
+        Unavailable: If it cannot be written.
+    """
+    path = root / NAME
+    engine = version("walmill")
+    try:
+        said = json.loads(path.read_text())
+        found, by = said["format"], said.get("engine", "(not said)")
+        if type(found) is not int:
+            raise ValueError(f"format is {found!r}")
+    except FileNotFoundError:
+        found, by = 0, ""
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataCorruption(
+            f"{NAME} in the data directory {root} cannot be read ({error}); restore it from a backup: it says "
+            f'{{"format": {FORMAT}}} for directories that Walmill {engine} wrote'
+        ) from None
+    if found > FORMAT:
+        raise DataCorruption(
+            f"the data directory {root} has the format {found}, written by Walmill {by}; this is Walmill {engine}, which reads "
+            f"formats up to {FORMAT}: start the version that wrote it, or a newer one"
+        )
+    if found < FORMAT:
+        _write(path, json.dumps({"format": FORMAT, "engine": engine}) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_suffix(".new")
+    try:
+        with aside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be written ({error.strerror or error}); give the directory space and write permission"
+        ) from None
