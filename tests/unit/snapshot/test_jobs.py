@@ -344,6 +344,30 @@ def test_a_commit_whose_answer_comes_late_counts(new_faulty):
     assert world.head.current.view.sequence == 3
 
 
+def test_a_view_from_before_a_snapshot_whose_answer_came_late_is_not_stored_again(new_faulty):
+    """Another job's commit may find out that it counts, right before the next snapshot begins with an older view."""
+    store = new_faulty()
+    world = World(store)
+    world.write([row("x", 1, i=1)])
+    sent = {}
+
+    def lose(path, data):
+        sent[path] = data
+        raise Unavailable("the store did not answer")
+
+    whole, before = store.put_new, world.head.current
+    store.put_new = lose
+    with pytest.raises(Unavailable):
+        write_snapshot(world.head, world.view)
+    store.put_new = whole
+    store.objects.update(sent)
+    world.write([row("x", 2, i=2)])
+    world.head.claim()
+    assert world.head.current.view.sequence == 1
+    assert write_snapshot(world.head, evolve(world.view, held=before)) is None
+    assert [file.rows for file in world.files()] == [1]
+
+
 def test_a_process_that_was_taken_over_changes_nothing(new_faulty):
     store = new_faulty()
     old = World(store)

@@ -102,8 +102,8 @@ def write_snapshot(head: Head, view: View, buffers: Mapping[int, TableBuffer] | 
             view holds these rows and no other.
 
     Returns:
-        What was written; None if meanwhile another snapshot came to count, whose answer was lost: its rows are in the files now
-        (look at `head.current.view.sequence`), so this one has to begin anew with the rest.
+        What was written; None if another snapshot came to count since the view was made, whose answer was lost: its rows are in
+        the files now (look at `head.current.view.sequence`), so this one has to begin anew with the rest.
 
     Raises:
         Internal: If the view is older than the newest manifest.
@@ -113,6 +113,9 @@ def write_snapshot(head: Head, view: View, buffers: Mapping[int, TableBuffer] | 
     covered = base.view.sequence
     if view.sequence < covered:
         raise Internal(f"a snapshot of sequence {view.sequence} was asked for, and the newest one has {covered}")
+    behind = view.held
+    if buffers is None and isinstance(behind, Loaded) and behind.view.sequence != covered:
+        return None  # somebody else's commit found an earlier snapshot to be there: the view still has its rows
     held = view.tables if buffers is None else buffers
     new: dict[int, list[DataFile]] = {}
     with head.begin() as attempt:
