@@ -116,8 +116,7 @@ class Engine:
             self._lock = DirectoryLock.acquire(root)
             check_layout(root)
             directory = str(root / "wal")
-            if options.fs is None:
-                self._store = LocalStore(str(root / "objects"))
+            self._store = LocalStore(str(root / "objects"), fs)
         self.registry = Registry(
             disabled=options.disabled_plugins,
             allowed=options.allowed_plugins,
@@ -187,6 +186,7 @@ class Engine:
                 limits=options.snapshots,
                 retention=options.log_retention,
                 join_rate=options.join_rate,
+                joins=options.joins,
                 superseded=self._superseded,
             )
         self._writer = Writer(
@@ -317,6 +317,20 @@ class Engine:
         if self._keeper is None:
             raise Conflict("this engine keeps everything in memory; open it with a data_dir to have snapshots")
         return self._keeper.snapshot(timeout)
+
+    def tidy(self) -> int:
+        """Joins files that are worth it and deletes objects that nobody needs, now; the engine does both by itself, slowly.
+
+        Returns:
+            How many objects were deleted.
+
+        Raises:
+            Conflict: If this engine has no data directory.
+            Unavailable: If the store cannot be read or written now.
+        """
+        if self._keeper is None:
+            raise Conflict("this engine keeps everything in memory; open it with a data_dir to have files")
+        return self._keeper.tidy()
 
     @property
     def keeper_figures(self) -> KeeperFigures | None:

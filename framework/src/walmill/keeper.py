@@ -25,6 +25,7 @@ from walmill.model.files import DataFile
 from walmill.model.trigger import RETENTION
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
+from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
 from walmill.snapshot.head import Head, Superseded
 from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, sweep, write_snapshot
@@ -110,6 +111,7 @@ class Keeper:
         limits: When a snapshot is due.
         retention: How much log triggers may hold.
         join_rate: Bytes per second that joining may read and write; 0 for no limit.
+        joins: Which files are joined.
         superseded: Called when another process has taken the store over.
     """
 
@@ -126,6 +128,7 @@ class Keeper:
         limits: Limits,
         retention: LogRetention,
         join_rate: int,
+        joins: Bounds,
         superseded: Callable[[Superseded], None],
     ) -> None:
         self._head = head
@@ -138,6 +141,7 @@ class Keeper:
         self._limits = limits
         self._retention = retention
         self._join_rate = join_rate
+        self._joins = joins
         self._superseded = superseded
         self._covered = head.current.view.sequence
         self._taken: dict[int, View] = {}  # views whose snapshots may count, by sequence, all behind the same manifest
@@ -197,6 +201,24 @@ class Keeper:
             self._asked.append(future)
         self._wake.set()
         return future.result(timeout)
+
+    def tidy(self) -> int:
+        """Joins all files that are worth it and deletes the objects that nobody needs, now, in the thread of the caller.
+
+        Returns:
+            How many objects were deleted.
+
+        Raises:
+            Superseded: If another process has taken the store over.
+            Exception: What the store raised; nothing is lost, and it is tried again with the next call.
+        """
+        planner = JoinPlanner(self._joins)
+        brake = Brake(stop=self._ended)
+        while self._join(planner, brake):
+            pass
+        swept = sweep(self._head, brake=brake)
+        self.figures.swept += swept
+        return swept
 
     def check_room(self) -> None:
         """Whether there is room for more rows in memory.
@@ -365,7 +387,7 @@ class Keeper:
     # ---- files
 
     def _tidy(self) -> None:
-        planner = JoinPlanner()
+        planner = JoinPlanner(self._joins)
         brake = Brake(Pace(self._join_rate), self._ended)
         swept_at = -SWEEP_SECONDS
         known: Loaded | None = None

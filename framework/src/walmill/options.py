@@ -10,6 +10,7 @@ from attrs import field, frozen
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
 from walmill.fs.protocol import FileSystem
+from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
 
@@ -37,6 +38,7 @@ class EngineOptions:
         snapshots: When rows go from memory and log into files, and when writers have to wait for that. Only with a `data_dir`.
         log_retention: How much log is kept for triggers that are behind.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
+        joins: Which files are joined, and how large they become.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
@@ -58,5 +60,6 @@ class EngineOptions:
     snapshots: SnapshotLimits = field(factory=SnapshotLimits)
     log_retention: LogRetention = field(factory=LogRetention)
     join_rate: int = 64 * 2**20
+    joins: Bounds = field(factory=Bounds)
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None
