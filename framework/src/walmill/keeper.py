@@ -390,7 +390,7 @@ class Keeper:
         planner = JoinPlanner(self._joins)
         brake = Brake(Pace(self._join_rate), self._ended)
         swept_at = -SWEEP_SECONDS
-        known: Loaded | None = None
+        known = 0  # its number: whoever keeps a manifest keeps its files
         while not self._ended.is_set():
             self._fresh.wait(SWEEP_SECONDS)
             self._fresh.clear()
@@ -399,10 +399,11 @@ class Keeper:
             try:
                 while self._join(planner, brake):
                     pass
-                current = self._head.current
-                if current is not known and time.monotonic() - swept_at >= SWEEP_SECONDS:
+                manifest = self._head.current.manifest
+                number = 0 if manifest is None else manifest.number
+                if number != known and time.monotonic() - swept_at >= SWEEP_SECONDS:
                     self.figures.swept += sweep(self._head, brake=brake)
-                    swept_at, known = time.monotonic(), current
+                    swept_at, known = time.monotonic(), number
             except Superseded as error:
                 self._superseded(error)
                 return

@@ -152,7 +152,8 @@ class Head:
             for table, listed in contents.files.items()
             if listed
         }
-        view = evolve(contents.view, tables=HashTrieMap())
+        # without what the view was held by: each manifest would keep the one before it for ever
+        view = evolve(contents.view, tables=HashTrieMap(), files={}, held=None)
         loaded = Loaded(view, files, dict(contents.newest), manifest, manifest.number + 1)
         with self._guard:
             self._lost.clear()
