@@ -8,6 +8,7 @@ import pytest
 
 from walmill.errors import DataCorruption
 from walmill.fs.memory import MemoryFS
+from walmill.testing.fs import FaultyFS
 from walmill.wal.entry import Entry, Section
 from walmill.wal.log import Log
 from walmill.wal.segment import segment_name
@@ -28,7 +29,7 @@ def numbers(log: Log) -> list[int]:
     return [one.meta["n"] for frame in log.replay() for one in frame.entries]
 
 
-def open_log(fs: MemoryFS, covered: int | None = None, epoch: int = 0) -> Log:
+def open_log(fs: MemoryFS | FaultyFS, covered: int | None = None, epoch: int = 0) -> Log:
     return Log.open(fs, "wal", segment_bytes=SEGMENT, now_ns=lambda: 5, covered=covered, epoch=epoch)
 
 
@@ -46,7 +47,7 @@ def without(fs: MemoryFS, *gone: int) -> None:
         fs.unlink(f"wal/{segment_name(number)}")
 
 
-def segments(fs: MemoryFS) -> list[str]:
+def segments(fs: MemoryFS | FaultyFS) -> list[str]:
     return sorted(name for name in fs.list("wal") if name.endswith(".seg"))
 
 
@@ -97,6 +98,44 @@ def test_released_segments_that_the_disk_brought_back_are_dropped() -> None:
     again = open_log(fs, 3)
     assert segments(fs) == [segment_name(number) for number in (4, 5, 6)]
     assert numbers(again) == [4, 5, 6]
+
+
+@pytest.mark.parametrize("how", ["stopped before its first frame", "after a failed sync"])
+def test_a_segment_without_frames_is_released_like_others(how: str) -> None:
+    """It stayed behind, and the next start took what was released after it for missing."""
+    fs = FaultyFS()
+    log = open_log(fs)
+    write(log, entry(1))
+    if how == "after a failed sync":
+        fs.fail("fdatasync")
+        log.append([entry(2)], {}, 0)
+        with pytest.raises(OSError, match="Input/output"):
+            log.sync()
+    else:
+        log = open_log(fs)
+        fs.fail("pwritev", after=1)  # the header is written, the frame is not
+        fs.fail("create", after=1, sticky=True)  # nor is there a segment that says so
+        with pytest.raises(OSError, match="Input/output"):
+            log.append([entry(2)], {}, 0)
+        fs.clear()
+    empty = segment_name(2)
+    assert segments(fs) == [segment_name(1), empty]
+    for number in (2, 3):
+        log = open_log(fs)
+        write(log, entry(number, 40_000))
+    before = FaultyFS.copy(fs)
+    log.remove(log.release(2))
+    assert segments(fs) == [segment_name(4)]
+    again = open_log(fs, 2)
+    assert (again.first_sequence, numbers(again), again.report) == (3, [3], ())
+    # the disk forgot that one of them was removed, whichever
+    for name in (segment_name(1), empty, segment_name(3)):
+        fs.put(f"wal/{name}", before.content(f"wal/{name}"))
+        again = open_log(fs, 2)
+        assert numbers(again) in ([3], [2, 3])
+        assert again.last_sequence == 3
+        again.remove(again.release(2))
+        assert segments(fs) == [segment_name(4)]
 
 
 def test_a_gap_above_what_is_covered_is_refused() -> None:

@@ -149,13 +149,22 @@ class Log:
         if segments:
             self._fs.sync_directory(self._directory)
 
+    def _forget(self, segments: Sequence[Segment]) -> str:
+        """Removes segments before a gap that a manifest covers, and says so."""
+        self._discard(segments)
+        names = segments[0].name if len(segments) == 1 else f"{segments[0].name} to {segments[-1].name}"
+        return (
+            f"what is left of the log before its oldest whole part is removed ({names}): what followed it was released, and the "
+            "newest snapshot has all of it"
+        )
+
     def _without_leftovers(self, segments: list[Segment], covered: int) -> list[Segment]:
         """The segments without those before a gap that a manifest covers: they were released, and the disk forgot it."""
         for place in range(len(segments) - 1, 0, -1):
             before, after = segments[place - 1].header, segments[place].header
             gap = after.number != before.number + 1 and after.epoch == before.epoch
             if gap and after.first_sequence <= covered + 1:
-                self._discard(segments[:place])
+                self.report = (*self.report, self._forget(segments[:place]))
                 return segments[place:]
         return segments
 
@@ -171,13 +180,23 @@ class Log:
         segments = self._without_leftovers(segments, covered)
         self._check_order(segments)
         reports = list(self.report)
+        kept: list[Segment] = []
         for place, segment in enumerate(segments):
             later = next((one for one in segments[place + 1 :] if one.header.epoch > segment.header.epoch), None)
             following = segments[place + 1] if place + 1 < len(segments) else None
             found = scan(segment, None if later is None else later.header.first_sequence)
             if found.damage is not None:
                 raise self._damage(segment, found.end, f"{found.torn}; whole frames follow at offset {found.damage}")
+            kept.append(segment)
             if following is not None and segment.next_sequence != following.header.first_sequence:
+                if (
+                    following.header.number != segment.header.number + 1
+                    and following.header.first_sequence <= covered + 1
+                ):
+                    # those between were released, and these too: the disk forgot it
+                    reports.append(self._forget(kept))
+                    kept.clear()
+                    continue
                 raise self._damage(
                     segment,
                     found.end,
@@ -188,7 +207,8 @@ class Log:
                 reports.append(self._cut(segment, found.torn))
             elif segment.data.size > segment.end:
                 self._trim(segment)
-        self._segments = tuple(one for one in segments if one.end > SEGMENT_HEADER_BYTES)
+        # those without a frame as well: they have to be released like others, or a gap would seem to be behind them
+        self._segments = tuple(kept)
         if segments:
             newest = segments[-1]
             self._next = newest.next_sequence
