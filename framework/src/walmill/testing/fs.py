@@ -51,16 +51,22 @@ class _State:
     durable: bytearray = field(factory=bytearray)
     pending: list[tuple[int, bytes]] = field(factory=list)
 
-    def lose_power(self, chance: random.Random) -> None:
-        """Of what was written and not synced, any part may be there, torn anywhere."""
-        for offset, data in self.pending:
+    def lose_power(self, chance: random.Random | None) -> None:
+        """Of what was written and not synced, any part may be there, torn anywhere; nothing if there is no chance."""
+        for offset, data in self.pending if chance is not None else ():
             for start in range(0, len(data), 512):
-                if chance.random() < 0.5:
+                if chance is not None and chance.random() < 0.5:
                     part = data[start : start + chance.randint(1, 512)]
                     self.write(offset + start, part)
         self.pending.clear()
         self.seen = MemoryFile()
         self.seen.pwritev([bytes(self.durable)], 0)
+
+    def copy(self) -> _State:
+        """The same once more."""
+        same = _State(durable=bytearray(self.durable), pending=list(self.pending))
+        same.seen.pwritev([self.seen.map()], 0)
+        return same
 
     def write(self, offset: int, data: bytes) -> None:
         """Puts bytes on the disk."""
@@ -130,11 +136,29 @@ class FaultyFS:
                 self._failures.remove(failure)
             raise OSError(failure.error, os.strerror(failure.error), path)
 
-    def power_loss(self, seed: int) -> None:
-        """Goes back to what the disk has: of what was not synced, any part may be there, torn anywhere."""
-        chance = random.Random(seed)  # noqa: S311 - a test
+    def copy(self) -> FaultyFS:
+        """The same files once more, without the calls and failures; what is done to one of the two is not done to the other."""
+        states: dict[int, _State] = {}
+
+        def same(node: _Node | None) -> _Node | None:
+            if node is None or node == _DIRECTORY:
+                return node
+            return states.setdefault(id(node), states.get(id(node)) or node.copy())
+
+        copied = FaultyFS()
+        copied._nodes = {path: known for path, node in self._nodes.items() if (known := same(node)) is not None}
+        copied._since = {path: [same(node) for node in nodes] for path, nodes in self._since.items()}
+        return copied
+
+    def power_loss(self, seed: int | None) -> None:
+        """Goes back to what the disk has: of what was not synced, any part may be there, torn anywhere.
+
+        Args:
+            seed: Of the chance; None loses all that was not synced.
+        """
+        chance = None if seed is None else random.Random(seed)  # noqa: S311 - a test
         for path, nodes in self._since.items():
-            kept = chance.choice(nodes)
+            kept = nodes[0] if chance is None else chance.choice(nodes)
             if kept is None:
                 self._nodes.pop(path, None)
             else:

@@ -1,0 +1,267 @@
+"""A crash and a loss of power after every single step that an engine takes on its disk: all of them, not some."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from walmill.cache.state import trigger_space
+from walmill.cache.values import decode
+from walmill.engine import Engine
+from walmill.objects.local import LocalStore
+from walmill.snapshot.compact import Bounds
+from walmill.snapshot.manifest import load
+from walmill.snapshot.names import DAY
+from walmill.testing.fs import FaultyFS
+from walmill.testing.recording import RecordingFS, Replay, store_files
+from walmill_hookspecs import Context, WriteBatch, hookimpl
+
+DATABASE = "d"
+EAGER = Bounds(files=2, growth=10**6)
+
+Row = tuple[str, int, int | None, str | None]
+Rows = dict[tuple[str, int], dict[str, Any]]
+
+
+class Copy:
+    """Copies rows one by one, and counts them."""
+
+    @hookimpl
+    def on_write(self, batch: WriteBatch, ctx: Context[Any]) -> None:
+        for row in batch.tables["src"].rows():
+            ctx.cache.incr("rows", 1)
+            values = {name: value for name, value in row.items() if value is not None}
+            ctx.write([values], table="copy", tags=["k"])
+
+
+def line(row: Row) -> str:
+    key, at, number, text = row
+    fields = [*([] if number is None else [f"n={number}i"]), *([] if text is None else [f's="{text}"'])]
+    return f"src,k={key} {','.join(fields)} {at}"
+
+
+def rows_of(engine: Engine, table: str) -> Rows:
+    if table not in engine.view().tables_of(DATABASE):
+        return {}
+    rows: Rows = {}
+    found = engine.query(f"SELECT *, CAST(time AS BIGINT) AS t FROM {table}", database=DATABASE)
+    for one in found.drop_columns(["time"]).to_pylist():
+        key = (one["k"], one["t"])
+        assert key not in rows, f"{key} comes twice"
+        rows[key] = {name: one[name] for name in ("n", "s") if one.get(name) is not None}
+    return rows
+
+
+def merged(rows: list[Row]) -> Rows:
+    found: Rows = {}
+    for key, at, number, text in rows:
+        kept = found.setdefault((key, at), {})
+        kept.update({name: value for name, value in (("n", number), ("s", text)) if value is not None})
+    return found
+
+
+def counted(engine: Engine) -> int:
+    view = engine.view()
+    if not view.catalog.triggers:
+        return 0
+    entry = view.state.space(trigger_space(view.catalog.trigger(DATABASE, "copy").id)).entries.get("rows")
+    return 0 if entry is None else decode(entry.value)
+
+
+def until_copied(engine: Engine, rows: int) -> None:
+    until = time.monotonic() + 10
+    while counted(engine) < rows or engine.trigger(DATABASE, "copy")["lag_commits"]:
+        assert time.monotonic() < until, (counted(engine), rows, engine.trigger(DATABASE, "copy"))
+        time.sleep(0.001)
+    assert counted(engine) == rows
+
+
+@define
+class Run:
+    """One run of the script, and what was promised when.
+
+    Attributes:
+        fs: The disk, with all steps.
+        writes: The rows of each write, in order.
+        sent: For each write the number of steps before it was sent.
+        answered: For each write the number of steps when it was acknowledged.
+        trigger: The number of steps when the trigger was acknowledged.
+        segments: How many segments of the log were released.
+    """
+
+    directory: Path
+    fs: RecordingFS = field(factory=RecordingFS)
+    writes: list[list[Row]] = field(factory=list)
+    sent: list[int] = field(factory=list)
+    answered: list[int] = field(factory=list)
+    trigger: int = 0
+    released: int = 0
+    joins: int = 0
+    swept: int = 0
+
+    def rows(self, writes: int) -> list[Row]:
+        """The rows of the first writes."""
+        return [row for rows in self.writes[:writes] for row in rows]
+
+    def open(self) -> Engine:
+        engine = Engine.open(
+            data_dir=self.directory, discover_plugins=False, segment_bytes=2**16, fs=self.fs, joins=EAGER, join_rate=0
+        )
+        engine.register(Copy, name="copy")
+        return engine
+
+    def write(self, engine: Engine, *rows: Row) -> None:
+        self.sent.append(len(self.fs.steps))
+        self.writes.append(list(rows))
+        engine.write("\n".join(map(line, rows)), database=DATABASE)
+        self.answered.append(len(self.fs.steps))
+
+    def refused(self, engine: Engine) -> None:
+        assert engine.write("src,k=refused n=1.5 7", database=DATABASE).errors
+
+    def snapshot(self, engine: Engine) -> None:
+        """With the trigger at rest, so that the log can go."""
+        until_copied(engine, len(self.rows(len(self.writes))))
+        engine.snapshot(10)
+
+    def close(self, engine: Engine) -> None:
+        figures = engine.keeper_figures
+        assert figures is not None
+        assert figures.failures == 0
+        engine.close(10)
+        self.released += figures.released
+        self.joins += figures.joins
+        self.swept += figures.swept
+
+    def script(self) -> None:
+        big = "w" * 30_000
+        engine = self.open()
+        engine.create_trigger(database=DATABASE, name="copy", plugin="copy", spec="table:src")
+        self.trigger = len(self.fs.steps)
+        self.write(engine, ("a", 1, 1, None), ("b", 1, 1, None))
+        self.write(engine, ("a", 2, 2, None), ("a", 40 * DAY, 2, None))
+        self.snapshot(engine)
+        self.refused(engine)
+        self.write(engine, ("a", 1, None, "late"))
+        self.write(engine, ("a", 3, 3, big), ("b", 1, 5, None))
+        self.write(engine, ("a", 3, 4, big))
+        self.snapshot(engine)
+        engine.tidy()
+        self.write(engine, ("a", 41 * DAY, 2, big))
+        self.close(engine)
+        engine = self.open()
+        self.write(engine, ("c", 0, 0, None))
+        self.snapshot(engine)
+        self.write(engine, ("c", 0, None, "again"), ("a", 2, 7, None))
+        engine.tidy()
+        self.snapshot(engine)
+        engine.tidy()
+        self.close(engine)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("recorded"))
+    run.script()
+    assert run.released >= 2
+    assert run.joins >= 3
+    assert run.swept >= 10
+    return run
+
+
+def disks(run: Run, kind: str) -> Iterator[tuple[int, FaultyFS]]:
+    """The disk after each step, where it is another than before: as programs saw it, or as it is when power was lost."""
+    replay = Replay()
+    before: object = None
+    for place, step in enumerate(run.fs.steps, 1):
+        replay.apply(step)
+        disk = replay.disk.copy()
+        if kind != "kill":
+            disk.power_loss(place if kind == "power, torn" else None)
+        now = {path: disk.content(path).rstrip(b"\0") for path in disk.files()}
+        if now != before:
+            yield place, disk
+        before = now
+
+
+def check(run: Run, place: int, disk: FaultyFS, directory: Path) -> None:
+    """An engine that starts from this disk has all that was acknowledged and nothing else, goes on, and leaves nothing over."""
+    store_files(disk, str(run.directory), directory)
+    engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**16, joins=EAGER, join_rate=0)
+    try:
+        known = DATABASE in engine.databases()
+        rows = rows_of(engine, "src") if known else {}
+        least = sum(answered <= place for answered in run.answered)
+        most = sum(sent < place for sent in run.sent)
+        found = [count for count in range(least, most + 1) if merged(run.rows(count)) == rows]
+        assert found, f"{rows} is neither what was acknowledged nor what was sent"
+        done = counted(engine)
+        assert (rows_of(engine, "copy") if known else {}) == merged(run.rows(most)[:done]), "half an effect"
+        written = len(run.rows(found[0]))
+        engine.register(Copy, name="copy")
+        if not known or not engine.triggers():
+            assert place < run.trigger
+            assert not rows
+            engine.create_trigger(database=DATABASE, name="copy", plugin="copy", spec="table:src")
+        for number in (1, 2):
+            engine.write(line(("after", number, number, None)), database=DATABASE)
+            until_copied(engine, written + number)
+            engine.snapshot(10)
+        wanted = {**rows, ("after", 1): {"n": 1}, ("after", 2): {"n": 2}}
+        assert (rows_of(engine, "src"), rows_of(engine, "copy")) == (wanted, wanted)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            engine.tidy()
+            left = objects(directory)
+            if left == owned(directory):
+                break
+            gc.collect()  # somebody still holds a view of before
+        assert left == owned(directory)
+        segments = {segment.name for segment in engine.segments}
+    finally:
+        engine.close(10)
+    logs = {one.name for one in (directory / "wal").iterdir() if not one.name.startswith("torn-")}
+    assert logs == segments
+
+
+def objects(directory: Path) -> set[str]:
+    """All that the object store has, unfinished files as well."""
+    root = directory / "objects"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def owned(directory: Path) -> set[str]:
+    """The newest manifest, and all that it names."""
+    current = load(LocalStore(str(directory / "objects")))
+    assert current.manifest is not None
+    return {
+        current.manifest.path,
+        *(part.path for listed in current.manifest.parts.values() for part in listed),
+        *(file.path for listed in current.files.values() for file in listed),
+    }
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["kill", "power", pytest.param("power, torn", marks=pytest.mark.long)])
+def test_whatever_step_is_the_last_nothing_is_lost_halved_or_left_over(
+    recorded: Run, tmp_path: Path, kind: str
+) -> None:
+    tried = 0
+    for place, disk in disks(recorded, kind):
+        directory = tmp_path / str(place)
+        try:
+            check(recorded, place, disk, directory)
+        except BaseException as error:
+            last = recorded.fs.steps[place - 1]
+            error.add_note(f"after step {place}: {last.kind} {last.path.removeprefix(str(recorded.directory))}")
+            raise
+        shutil.rmtree(directory)
+        tried += 1
+    assert tried > 100
