@@ -224,11 +224,10 @@ def check(run: Run, place: int, disk: FaultyFS, directory: Path) -> None:
                 break
             gc.collect()  # somebody still holds a view of before
         assert left == owned(directory)
-        segments = {segment.name for segment in engine.segments}
     finally:
         engine.close(10)
     logs = {one.name for one in (directory / "wal").iterdir() if not one.name.startswith("torn-")}
-    assert logs == segments
+    assert logs == {segment.name for segment in engine.segments}
 
 
 def objects(directory: Path) -> set[str]:
