@@ -1,11 +1,14 @@
-"""A crash and a loss of power after every single step that an engine takes on its disk: all of them, not some."""
+"""Every single step that an engine takes on its disk is its last before a crash or a loss of power, or fails: all, not some."""
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from attrs import define, field
 from walmill.cache.state import trigger_space
 from walmill.cache.values import decode
 from walmill.engine import Engine
+from walmill.errors import Unavailable
 from walmill.objects.local import LocalStore
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.manifest import load
@@ -192,22 +196,28 @@ def disks(run: Run, kind: str) -> Iterator[tuple[int, FaultyFS]]:
 
 
 def check(run: Run, place: int, disk: FaultyFS, directory: Path) -> None:
-    """An engine that starts from this disk has all that was acknowledged and nothing else, goes on, and leaves nothing over."""
-    store_files(disk, str(run.directory), directory)
+    least = sum(answered <= place for answered in run.answered)
+    most = sum(sent < place for sent in run.sent)
+    states = [run.rows(count) for count in range(least, most + 1)]
+    recover(disk, run.directory, directory, states, trigger=place >= run.trigger)
+
+
+def recover(disk: FaultyFS, root: Path, directory: Path, states: list[list[Row]], *, trigger: bool = True) -> None:
+    """An engine that starts from this disk has the rows of one of the states, goes on, and leaves nothing over."""
+    directory.mkdir()
+    store_files(disk, str(root), directory)
     engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**16, joins=EAGER, join_rate=0)
     try:
         known = DATABASE in engine.databases()
         rows = rows_of(engine, "src") if known else {}
-        least = sum(answered <= place for answered in run.answered)
-        most = sum(sent < place for sent in run.sent)
-        found = [count for count in range(least, most + 1) if merged(run.rows(count)) == rows]
+        found = [state for state in states if merged(state) == rows]
         assert found, f"{rows} is neither what was acknowledged nor what was sent"
         done = counted(engine)
-        assert (rows_of(engine, "copy") if known else {}) == merged(run.rows(most)[:done]), "half an effect"
-        written = len(run.rows(found[0]))
+        assert (rows_of(engine, "copy") if known else {}) == merged(found[0][:done]), "half an effect"
+        written = len(found[0])
         engine.register(Copy, name="copy")
         if not known or not engine.triggers():
-            assert place < run.trigger
+            assert not trigger
             assert not rows
             engine.create_trigger(database=DATABASE, name="copy", plugin="copy", spec="table:src")
         for number in (1, 2):
@@ -264,3 +274,138 @@ def test_whatever_step_is_the_last_nothing_is_lost_halved_or_left_over(
         shutil.rmtree(directory)
         tried += 1
     assert tried > 100
+
+
+WRITES = ("create", "allocate", "pwritev", "make_directory", "link", "rename")
+SYNCS = ("fdatasync", "sync_directory")
+
+
+class FailingFS(FaultyFS):
+    """Fails from one call of some kinds on, or only this one.
+
+    Attributes:
+        failed: The call that failed first.
+    """
+
+    def __init__(self, kinds: tuple[str, ...], error: int, place: int, *, sticky: bool) -> None:
+        super().__init__()
+        self.kinds, self.error, self.left, self.sticky = kinds, error, place, sticky
+        self.failed: str | None = None
+        self.over = False
+
+    def note(self, kind: str, path: str, offset: int = 0, size: int = 0) -> None:
+        if kind not in self.kinds or self.over:
+            return
+        self.left -= 1
+        if self.left < 0:
+            self.failed = self.failed or f"{kind} {path}"
+            self.over = not self.sticky
+            raise OSError(self.error, os.strerror(self.error), path)
+
+
+def tried(disk: FailingFS, action: Callable[[], object]) -> bool:
+    """Does something; whoever is refused is told so, and from then on the disk is well again."""
+    try:
+        action()
+    except (Unavailable, OSError):
+        assert disk.failed is not None
+        disk.over = True
+        return False
+    return True
+
+
+def run_on(disk: FailingFS, directory: Path) -> list[Row]:
+    """Writes, snapshots, a join and clean-up on a disk that fails somewhere; gives the rows that were acknowledged."""
+    fs = RecordingFS(disk)
+    big = "w" * 30_000
+    kept: list[Row] = []
+    opened: list[Engine] = []
+
+    def begin() -> None:
+        opened.append(
+            Engine.open(
+                data_dir=directory, discover_plugins=False, segment_bytes=2**16, fs=fs, joins=EAGER, join_rate=0
+            )
+        )
+
+    def write(*rows: Row) -> None:
+        if tried(disk, lambda: engine.write("\n".join(map(line, rows)), database=DATABASE)):
+            kept.extend(rows)
+
+    def rest() -> None:
+        """The trigger is done, unless a run of it waits for the disk."""
+        until = time.monotonic() + 5
+        while disk.failed is None and counted(engine) < len(kept):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+    if not tried(disk, begin):
+        begin()
+    (engine,) = opened
+    try:
+        engine.register(Copy, name="copy")
+        trigger = partial(engine.create_trigger, database=DATABASE, name="copy", plugin="copy", spec="table:src")
+        if not tried(disk, trigger):
+            trigger()
+        write(("a", 1, 1, None), ("b", 1, 1, None))
+        rest()
+        tried(disk, lambda: engine.snapshot(10))
+        write(("a", 1, None, "late"), ("a", 2, 3, big))
+        write(("a", 3, 4, big))
+        rest()
+        tried(disk, lambda: engine.snapshot(10))
+        tried(disk, engine.tidy)
+        write(("a", 2, 5, None), ("b", 2, None, big))
+        rest()
+        tried(disk, lambda: engine.snapshot(10))
+        disk.over = disk.over or disk.failed is not None  # there is space again, whoever noticed
+        if disk.over:
+            rows = ("a", 9, 9, None)
+            engine.write(line(rows), database=DATABASE)
+            kept.append(rows)
+            engine.snapshot(10)
+            engine.tidy()
+    finally:
+        engine.close(10)
+    return kept
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("kinds", "error", "sticky"),
+    [
+        pytest.param(WRITES, errno.ENOSPC, True, id="the disk is full", marks=pytest.mark.long),
+        pytest.param(WRITES, errno.EIO, False, id="a write fails", marks=pytest.mark.long),
+        pytest.param(SYNCS, errno.EIO, False, id="a sync fails"),
+        pytest.param(
+            ("unlink", "remove_directory", "truncate"),
+            errno.EIO,
+            False,
+            id="a removal fails",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_whatever_step_fails_the_refused_are_told_and_the_rest_is_kept(
+    tmp_path: Path, kinds: tuple[str, ...], error: int, sticky: bool
+) -> None:
+    failed: set[str] = set()
+    for place in range(1000):
+        disk = FailingFS(kinds, error, place, sticky=sticky)
+        running, after = tmp_path / f"{place}", tmp_path / f"{place}-after"
+        running.mkdir()
+        try:
+            kept = run_on(disk, running)
+            if disk.failed is None:
+                break
+            disk.over = True
+            recover(disk, running, after, [kept])
+        except BaseException as raised:
+            raised.add_note(f"step {place} failed: {disk.failed}")
+            raise
+        failed.update(Path(disk.failed.partition(" ")[2]).relative_to(running).parts[:1])
+        shutil.rmtree(running)
+        shutil.rmtree(after)
+    else:
+        pytest.fail("the script has no end")
+    assert failed >= {"wal", "objects"}

@@ -56,13 +56,16 @@ class Replay:
 class RecordingFS:
     """Passes everything on to a `FaultyFS`, one call at a time, and records what changes something.
 
+    Args:
+        disk: The files; a new disk if None.
+
     Attributes:
         disk: The files.
         steps: What was done, in order; calls that failed are not in it.
     """
 
-    def __init__(self) -> None:
-        self.disk = FaultyFS()
+    def __init__(self, disk: FaultyFS | None = None) -> None:
+        self.disk = disk or FaultyFS()
         self.steps: list[Step] = []
         self.lock = threading.RLock()
         self._opened = 0
