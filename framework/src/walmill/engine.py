@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,6 +34,7 @@ from walmill.isolation.inline import InlineExecutor, LoopWatch
 from walmill.keeper import Keeper, KeeperFigures, begin_view
 from walmill.layout import check_layout
 from walmill.model.catalog import INTERNAL, Token, create_database, put_token
+from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.objects.local import LocalStore
 from walmill.objects.protocol import ObjectStore
@@ -202,6 +204,7 @@ class Engine:
         self._looker.start()
         self._committer.start()
         self._mill.start(self._committer)
+        self._pass_lost()
         self._preparing = threading.Event()
         self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
         self._preparer.start()
@@ -210,6 +213,16 @@ class Engine:
         if options.operator_token:
             self._ensure_operator_token()
         self.ready = True
+
+    def _pass_lost(self) -> None:
+        """Says of each trigger whose log is gone what it will not see; usually there is none: such a trigger holds its log."""
+        view, first = self._committer.view, self._wal.first_sequence
+        for number in view.catalog.triggers:
+            if (view.cursors.get(number) or Cursor()).through + 1 < first:
+                decide = partial(manage.warn_of_lost, trigger=number, first=first)
+                made: Trigger | None = self._committer.submit(Define(decide)).result().value
+                if made is not None:
+                    log.warning("a trigger has lost a part of its log", trigger=made.name, warning=made.warning)
 
     def _load(self) -> Loaded | None:
         """What the newest manifest says; None if there is no object store."""
@@ -511,7 +524,9 @@ class Engine:
         spec, problems = manage.check_new(asked, description, ["inline"])
         if problems:
             raise InvalidRequest("; ".join(problems))
-        made: Trigger = self.define(lambda draft: manage.create_trigger(draft, asked, spec, self._start_at))
+        made: Trigger = self.define(
+            lambda draft: manage.create_trigger(draft, asked, spec, self._start_at, self._wal.first_sequence)
+        )
         return made
 
     def _start_at(self, start: str | int) -> int:
@@ -522,8 +537,13 @@ class Engine:
         return self._wal.sequence_at(parse_time(start))
 
     def enable_trigger(self, database: str, name: str) -> Trigger:
-        """Enables a trigger that a person, its policy or the engine stopped."""
-        made: Trigger = self.define(lambda draft: manage.enable_trigger(draft, database, name))
+        """Enables a trigger that a person, its policy or the engine stopped.
+
+        It goes on where it was; if the log from there is gone, where the log begins: then its `warning` says what it passed by.
+        """
+        made: Trigger = self.define(
+            lambda draft: manage.enable_trigger(draft, database, name, self._wal.first_sequence)
+        )
         return made
 
     def disable_trigger(self, database: str, name: str) -> Trigger:

@@ -279,6 +279,10 @@ class Client:
             )
         return body
 
+    def _warning(self, response: httpx2.Response) -> str | None:
+        warning = self._object(response).get("warning") if response.content else None
+        return None if warning is None else str(warning)
+
     def _object(self, response: httpx2.Response) -> dict[str, Any]:
         body = self._json(response)
         if not isinstance(body, dict):
@@ -383,17 +387,18 @@ class Client:
         """One trigger."""
         return self._object(self.request("GET", TRIGGERS, params={"db": database, "trigger_name": name}))
 
-    def create_trigger(self, body: Mapping[str, Any]) -> None:
-        """Creates a trigger.
+    def create_trigger(self, body: Mapping[str, Any]) -> str | None:
+        """Creates a trigger; what there is to be warned of, or None.
 
         Args:
             body: `db`, `plugin`, `trigger_name`, `trigger_specification`, and what else the route knows.
         """
-        self.request("POST", TRIGGERS, body=dict(body))
+        return self._warning(self.request("POST", TRIGGERS, body=dict(body)))
 
-    def enable_trigger(self, database: str, name: str) -> None:
-        """Enables a trigger."""
-        self.request("POST", f"{TRIGGERS}/enable", params={"db": database, "trigger_name": name})
+    def enable_trigger(self, database: str, name: str) -> str | None:
+        """Enables a trigger; what there is to be warned of, or None."""
+        answer = self.request("POST", f"{TRIGGERS}/enable", params={"db": database, "trigger_name": name})
+        return self._warning(answer)
 
     def disable_trigger(self, database: str, name: str) -> None:
         """Disables a trigger."""

@@ -124,8 +124,14 @@ def create_trigger(
         body["from"] = start
     if derived:
         body["derived"] = True
-    client.create_trigger(body)
+    warning = client.create_trigger(body)
     click.echo(f"Trigger {name} created successfully")
+    _warn(warning)
+
+
+def _warn(warning: str | None) -> None:
+    if warning:
+        click.echo(f"Warning: {clean(warning)}", err=True)
 
 
 def _event(row: Mapping[str, Any]) -> str:
@@ -200,8 +206,9 @@ def show_trigger(*, client: Client, database: str, output_format: str, name: str
 @server_options
 def enable_trigger(*, client: Client, database: str, name: str) -> None:
     """Enable the trigger NAME, whether a person, its error policy or the engine stopped it."""
-    client.enable_trigger(database, name)
+    warning = client.enable_trigger(database, name)
     click.echo(f"Trigger {name} enabled successfully")
+    _warn(warning)
 
 
 @click.command()

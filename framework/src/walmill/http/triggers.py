@@ -16,6 +16,7 @@ from walmill.http.body import read_body
 from walmill.http.fields import parse_object, read_fields, required
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
+from walmill.model.trigger import Trigger
 from walmill.settings.nearest import did_you_mean
 from walmill.settings.triggers import parse_triggers
 from walmill.triggers.manage import NewTrigger
@@ -110,8 +111,7 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
         if request.url.query:
             raise InvalidRequest("a new trigger is described by a JSON body, not by the query string; move it there")
         body = parse_object(await read_body(request.scope, request.receive, site.body_limit))
-        await site.call(engine.create_trigger, new_trigger(body, defaults))
-        return Response(status_code=200)
+        return _done(await site.call(engine.create_trigger, new_trigger(body, defaults)))
 
     async def show(request: Request) -> Response:
         engine = site.engine
@@ -131,8 +131,7 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
     async def enable(request: Request) -> Response:
         engine = site.engine
         fields = await named(request)
-        await site.call(engine.enable_trigger, fields["db"], fields["trigger_name"])
-        return Response(status_code=200)
+        return _done(await site.call(engine.enable_trigger, fields["db"], fields["trigger_name"]))
 
     async def disable(request: Request) -> Response:
         engine = site.engine
@@ -156,6 +155,11 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
         resource(f"{PATH}/disable", POST=disable),
         resource(f"{PATH}/run", POST=run),
     ]
+
+
+def _done(trigger: Trigger) -> Response:
+    """The answer to a change: empty, as InfluxDB has it, unless there is something to be warned of."""
+    return Response(status_code=200) if trigger.warning is None else json_response({"warning": trigger.warning})
 
 
 def _list(engine: Engine, database: str | None) -> list[dict[str, Any]]:

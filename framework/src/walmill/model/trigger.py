@@ -42,6 +42,7 @@ class Trigger:
         state: `enabled`; `disabled` by a person or the policy; `paused` by the engine.
         reason: Why it is not enabled.
         traceback: The traceback of the failure that disabled it.
+        warning: What it did not see although it should have, because the log that held it was gone; None if there is nothing.
         generation: Raised by every change; a run of an older generation cannot commit.
         created_at: ns since the epoch.
         changed_at: ns since the epoch; a schedule counts from here.
@@ -66,6 +67,7 @@ class Trigger:
     state: TriggerState = "enabled"
     reason: str | None = None
     traceback: str | None = None
+    warning: str | None = None
     generation: int = 1
     created_at: int = 0
     changed_at: int = 0

@@ -120,7 +120,9 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
     return spec, problems
 
 
-def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable[[str | int], int]) -> Trigger:
+def create_trigger(
+    draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable[[str | int], int], first: int = 0
+) -> Trigger:
     """Creates a trigger.
 
     Args:
@@ -128,6 +130,7 @@ def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable
         new: What was asked for, checked.
         spec: Its parsed spec.
         start_at: The first sequence for a start that was asked for.
+        first: The first sequence that the log still has; a trigger that is to start before it starts there, with a warning.
 
     Raises:
         Conflict: If the name is taken in the database, or another trigger answers the same method and path.
@@ -144,6 +147,7 @@ def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable
     concurrency = new.max_concurrency
     if concurrency is None:
         concurrency = ASYNC_CONCURRENCY if spec.kind == "request" or new.run_async else 1
+    start = draft.view.sequence + 2 if new.start is None else start_at(new.start)
     trigger = Trigger(
         id=draft.catalog.next_id,
         database_id=database.id,
@@ -163,14 +167,14 @@ def create_trigger(draft: Draft, new: NewTrigger, spec: Spec, start_at: Callable
         run_async=new.run_async,
         state="disabled" if new.disabled else "enabled",
         reason=CREATED_DISABLED if new.disabled else None,
+        warning=_lost(max(1, start), first) if new.start is not None and max(1, start) < first else None,
         created_at=draft.time,
         changed_at=draft.time,
     )
     if isinstance(spec, RequestSpec):
         check_path(draft.catalog, trigger, spec)
     draft.define({"op": "put_trigger", "trigger": trigger.to_json()})
-    through = draft.view.sequence + 1 if new.start is None else start_at(new.start) - 1
-    draft.move(trigger.id, Cursor(through=max(0, through)))
+    draft.move(trigger.id, Cursor(through=max(0, start - 1, first - 1 if trigger.warning else 0)))
     return trigger
 
 
@@ -199,12 +203,47 @@ def check_path(catalog: Catalog, trigger: Trigger, spec: RequestSpec) -> None:
             )
 
 
-def enable_trigger(draft: Draft, database: str, name: str) -> Trigger:
-    """Enables a trigger, whoever stopped it; nothing happens to one that is enabled."""
+def enable_trigger(draft: Draft, database: str, name: str, first: int = 0) -> Trigger:
+    """Enables a trigger, whoever stopped it; nothing happens to one that is enabled.
+
+    Args:
+        draft: The commit that it becomes part of.
+        database: Name of its database.
+        name: Its name.
+        first: The first sequence that the log still has. One that stopped before it goes on there, and its warning says so.
+    """
     trigger = draft.catalog.trigger(database, name)
     if trigger.enabled:
         return trigger
-    return _put(draft, evolve(trigger, state="enabled", reason=None, traceback=None))
+    warning = _pass_lost(draft, trigger, first)
+    return _put(draft, evolve(trigger, state="enabled", reason=None, traceback=None, warning=warning))
+
+
+def warn_of_lost(draft: Draft, trigger: int, first: int) -> Trigger | None:
+    """Has an enabled trigger go on where the log begins, and its warning say so; None if it has lost nothing."""
+    current = draft.catalog.triggers.get(trigger)
+    warning = _pass_lost(draft, current, first) if current is not None and current.enabled else None
+    return None if current is None or warning is None else _put(draft, evolve(current, warning=warning))
+
+
+def _pass_lost(draft: Draft, trigger: Trigger, first: int) -> str | None:
+    """Moves a cursor to where the log begins if it is before that; what is passed by, as a sentence."""
+    if parse_spec(trigger.spec).kind != "write":
+        return None
+    cursor = draft.view.cursors.get(trigger.id) or Cursor()
+    if cursor.through + 1 >= first:
+        return None
+    moved = cursor.move(first - 1, ())
+    draft.move(trigger.id, moved)
+    return _lost(cursor.through + 1, first)
+
+
+def _lost(start: int, first: int) -> str:
+    which = f"the commit {start} is" if start == first - 1 else f"the commits {start} to {first - 1} are"
+    return (
+        f"{which} not in the log any more: rows in them were not given to this trigger, which begins with the commit {first}; "
+        "the tables still have them"
+    )
 
 
 def disable_by_person(draft: Draft, database: str, name: str) -> Trigger:

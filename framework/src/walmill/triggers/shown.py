@@ -41,6 +41,7 @@ def show(
         "disabled": trigger.state == "disabled",
         "reason": reason,
         "traceback": trigger.traceback,
+        "warning": trigger.warning,
         "error_behavior": trigger.policy,
         "attempts": trigger.attempts,
         "run_async": trigger.run_async,
