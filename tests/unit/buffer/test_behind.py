@@ -1,4 +1,4 @@
-"""Rows that go to files leave the snapshot, and what is known of late rows stays right, compared with all rows there ever were."""
+"""Rows that go to files leave the snapshot; what is known of late rows stays right, compared with all rows there ever were."""
 
 from __future__ import annotations
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from attrs import define
+from attrs import define, evolve
 
 from walmill.cache.state import Wish, database_space, trigger_space
 from walmill.errors import Conflict, InvalidRequest, TooLarge, Unavailable, WalmillError
@@ -19,7 +20,7 @@ from walmill.store.committer import Committer, Published
 from walmill.store.draft import Draft
 from walmill.store.lines import LineWrite
 from walmill.store.replay import replay
-from walmill.store.submission import Define, Outcome, RowsWrite, RunEffect, Stale, Submission, Ticket
+from walmill.store.submission import Define, Exchange, Outcome, RowsWrite, RunEffect, Stale, Submission, Ticket
 from walmill.store.view import View
 from walmill.testing.clock import ManualClock
 from walmill.testing.fs import FaultyFS
@@ -418,3 +419,67 @@ def test_senders_in_step_share_a_frame(bench: Bench) -> None:
         thread.join(30)
     assert bench.committer.figures.rows == rounds * senders
     assert bench.committer.figures.frames < 1.5 * rounds
+
+
+def test_an_exchange_among_commits_loses_none_and_is_kept_by_all_after_it(bench: Bench) -> None:
+    """It is decided between two frames, on what is durable: also beside writes of the same round, and a frame that fails."""
+    before = bench.write("cpu v=0 0").sequence
+    assert before is not None
+    seen: list[int] = []
+
+    def exchange(number: int) -> Exchange:
+        def change(view: View) -> View:
+            seen.append(view.sequence)
+            return evolve(view, held=number)
+
+        return Exchange(change)
+
+    def fail(view: View) -> View:
+        raise Unavailable("not now", retry_after=1)
+
+    answers = bench.submit_together(
+        line_write("cpu v=1 1"), exchange(1), line_write("cpu v=2 2"), Exchange(fail), exchange(2)
+    )
+    assert seen == [before, before], "neither sees what is not durable yet"
+    assert isinstance(answers[3], Unavailable)
+    assert [answer.sequence is None for answer in answers if isinstance(answer, Outcome)] == [False, True, False, True]
+    assert (bench.committer.view.held, bench.tables()) == (2, {"cpu": 3})
+    bench.fs.fail("fdatasync")
+    answers = bench.submit_together(exchange(3), line_write("cpu v=3 3"))
+    assert isinstance(answers[0], Outcome), "the frame failed, and not this"
+    assert isinstance(answers[1], Unavailable)
+    assert (bench.committer.view.held, bench.tables()) == (3, {"cpu": 3})
+    bench.write("cpu v=4 4")
+    assert (bench.committer.view.held, bench.tables()) == (3, {"cpu": 4})
+
+
+def test_exchanges_from_one_thread_and_commits_from_others(bench: Bench) -> None:
+    def write(letter: str) -> None:
+        for number in range(60):
+            bench.write(f"{letter} v={number} {number}")
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
+    for thread in threads:
+        thread.start()
+    number = 0
+    while any(thread.is_alive() for thread in threads):
+        number += 1
+        bench.committer.submit(Exchange(partial(_hold_as, number))).result(10)
+        assert bench.committer.view.held == number
+    for thread in threads:
+        thread.join()
+    assert bench.tables() == dict.fromkeys("abc", 60)
+    views = [one.view for one in bench.published]
+    assert [view.sequence for view in views] == sorted(view.sequence for view in views)
+    held = [view.held or 0 for view in views]
+    assert held == sorted(held), "no commit brings back the view of before an exchange"
+    bench.log.close()
+    assert replay(open_again(bench).replay()).sequence == bench.committer.view.sequence
+
+
+def _hold_as(number: int, view: View) -> View:
+    return evolve(view, held=number)
+
+
+def open_again(bench: Bench) -> Log:
+    return Log.open(bench.fs, "wal", segment_bytes=256 * 1024, now_ns=bench.clock.now_ns)
