@@ -265,6 +265,15 @@ def test_a_segment_without_header_at_the_end_held_nothing() -> None:
     assert "never finished" in log.report[0]
 
 
+def test_a_damaged_header_at_the_end_is_not_taken_for_an_unfinished_segment() -> None:
+    fs = two_segments()
+    second = "wal/0000000002.seg"
+    fs.put(second, change(20, b"?")(fs.content(second)))
+    with pytest.raises(DataCorruption, match=r"0000000002\.seg has no valid header .* a whole frame at offset 64"):
+        open_log(fs)
+    assert second in fs.files(), "nothing was removed"
+
+
 def test_no_space_for_a_segment_changes_nothing() -> None:
     fs = FaultyFS()
     log = open_log(fs)

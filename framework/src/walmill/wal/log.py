@@ -21,6 +21,7 @@ from walmill.wal.segment import (
     SEGMENT_HEADER_BYTES,
     Segment,
     SegmentHeader,
+    find_frame,
     scan,
     segment_name,
     segment_number,
@@ -229,6 +230,12 @@ class Log:
             file.close()
         header = SegmentHeader.decode(data)
         if header is None or header.number != number:
+            frame = find_frame(data)
+            if frame is not None:
+                raise DataCorruption(
+                    f"the log segment {name} has no valid header at offset 0, and a whole frame at offset {frame}; restore it "
+                    "from a backup"
+                )
             if last:
                 # the header is synced before the first frame: without it there never was one
                 self._fs.unlink(self._path(name))

@@ -169,6 +169,17 @@ def scan(segment: Segment, stop: int | None = None) -> Scan:
     return Scan(offset)
 
 
+def find_frame(data: pa.Buffer) -> int | None:
+    """The offset of a whole frame in a segment whose header says nothing; None if there is none."""
+    content = memoryview(data).tobytes()
+    found = content.find(MAGIC)
+    while found >= 0:
+        if found % 64 == 0 and problem(data, found) is None:
+            return found
+        found = content.find(MAGIC, found + 1)
+    return None
+
+
 def _behind(segment: Segment, offset: int, expected: int, wrong: str) -> tuple[str | None, int | None]:
     """What lies from a bad frame on: nothing (zeros), a torn frame, or whole frames, which means damage."""
     if not np.frombuffer(segment.data, np.uint8, offset=offset).any():
