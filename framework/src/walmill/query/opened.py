@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from walmill.errors import DataCorruption, Unavailable
 from walmill.model.files import DataFile
 
 _CHUNK = 2**22  # bytes of a file that are read at once when it is checked
+_MOST_KNOWN = 100_000  # so many files are known to be as they were written
 _REMEDY = "restore it from a backup"
 
 
@@ -95,12 +97,13 @@ class OpenFiles:
         """Fetches a file if need be.
 
         Raises:
-            DataCorruption: If it is missing or has not the size that it was written with.
+            DataCorruption: If it is missing or not as it was written. A file is read as a whole when it is needed for the first
+                time: readers of Parquet notice few of the flipped bits in values.
         """
         path = self.paths.get(file)
         if path is None:
             path = Path(source.locate(file)).absolute()
-            if trouble := _size_trouble(file, path):
+            if trouble := _size_trouble(file, path) or _first_trouble(file, path):
                 raise trouble
             self.paths[file] = path
         return path
@@ -121,6 +124,28 @@ class OpenFiles:
             if trouble := _size_trouble(file, path) or _checksum_trouble(file, path):
                 return trouble
         return None
+
+
+_known: dict[tuple[str, int, int, int], None] = {}
+_known_guard = threading.Lock()
+
+
+def _first_trouble(file: DataFile, path: Path) -> DataCorruption | None:
+    """What is wrong with the bytes of a file; they are looked at once, and again if somebody has changed the file since."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return DataCorruption(f"the file {file.path!r} cannot be read ({error.strerror}); {_REMEDY}")
+    key = (str(path), found.st_ino, found.st_mtime_ns, file.checksum)
+    if key in _known:
+        return None
+    trouble = _checksum_trouble(file, path)
+    if trouble is None:
+        with _known_guard:
+            _known[key] = None
+            while len(_known) > _MOST_KNOWN:
+                del _known[next(iter(_known))]
+    return trouble
 
 
 def _size_trouble(file: DataFile, path: Path) -> DataCorruption | None:
