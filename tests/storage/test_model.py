@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -17,6 +18,7 @@ from walmill.cache.state import trigger_space
 from walmill.cache.values import decode
 from walmill.engine import Engine
 from walmill.snapshot.compact import Bounds
+from walmill.snapshot.due import Limits
 from walmill.snapshot.names import DAY
 from walmill_hookspecs import Context, WriteBatch, hookimpl
 
@@ -40,8 +42,15 @@ class Copy:
             ctx.write([row], table="copy", tags=[name for name in TAGS if name in row])
 
 
-def open_engine(directory: Path) -> Engine:
-    engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**16, joins=EAGER, join_rate=0)
+def open_engine(directory: Path, snapshots: Limits) -> Engine:
+    engine = Engine.open(
+        data_dir=directory,
+        discover_plugins=False,
+        segment_bytes=2**16,
+        joins=EAGER,
+        join_rate=0,
+        snapshots=snapshots,
+    )
     engine.register(Copy, name="copy")
     return engine
 
@@ -98,6 +107,8 @@ TABLE = st.sampled_from(["src", "src", "other"])
 class Whole(RuleBasedStateMachine):
     """SQL gives the rows of the dict after every step, and the trigger has seen each row once."""
 
+    snapshots = Limits()
+
     @initialize()
     def begin(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="walmill-model-"))
@@ -106,7 +117,7 @@ class Whole(RuleBasedStateMachine):
         self.written = 0
         self.now = 41 * DAY
         self.held: list[tuple[Any, Rows]] = []
-        self.engine = open_engine(self.directory)
+        self.engine = open_engine(self.directory, self.snapshots)
         self.engine.create_trigger(database=DATABASE, name="copy", plugin="copy", spec="table:src")
 
     @property
@@ -169,7 +180,7 @@ class Whole(RuleBasedStateMachine):
     def restart(self, data: st.DataObject) -> None:
         self.read_what_was_begun()
         assert self.engine.close(20)
-        self.engine = open_engine(self.directory)
+        self.engine = open_engine(self.directory, self.snapshots)
         self.recovered(data)
 
     @rule(data=st.data())
@@ -181,7 +192,7 @@ class Whole(RuleBasedStateMachine):
         copy_moment(before, self.directory)
         self.engine.close(20)
         shutil.rmtree(before)
-        self.engine = open_engine(self.directory)
+        self.engine = open_engine(self.directory, self.snapshots)
         self.recovered(data)
 
     def recovered(self, data: st.DataObject) -> None:
@@ -244,3 +255,31 @@ class Whole(RuleBasedStateMachine):
 
 TestWhole = Whole.TestCase
 TestWhole.settings = settings(max_examples=25, stateful_step_count=14, deadline=None, derandomize=True)
+
+
+class Busy(Whole):
+    """The same while the engine makes snapshots, joins and cleans up by itself, all the time, between and beside the steps."""
+
+    snapshots = Limits(age=0)
+
+    @initialize()
+    def begin(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        for name, seconds in (("TICK", 0.002), ("TIDY", 0.001), ("SWEEP", 0.004), ("RELEASE", 0.001)):
+            self.patch.setattr(f"walmill.keeper.{name}_SECONDS", seconds)
+        super().begin()
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """A copy would be of more than one moment: tests/crash kills such an engine."""
+        self.restart(data)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.patch.undo()
+
+
+TestBusy = Busy.TestCase
+TestBusy.settings = settings(max_examples=15, stateful_step_count=14, deadline=None)
