@@ -46,6 +46,7 @@ from walmill.query.engine import QueryEngine, ResultStream
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load
 from walmill.snapshot.sweep import damaged_files
+from walmill.storage import describe_storage
 from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
 from walmill.store.replay import replay
@@ -344,6 +345,10 @@ class Engine:
         if self._keeper is None:
             raise Conflict("this engine keeps everything in memory; open it with a data_dir to have files")
         return self._keeper.tidy()
+
+    def storage(self) -> dict[str, Any]:
+        """What is kept, and where: see `walmill.storage.describe_storage`."""
+        return describe_storage(self.view(), self._wal.segments, self._keeper)
 
     @property
     def keeper_figures(self) -> KeeperFigures | None:

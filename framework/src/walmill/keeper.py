@@ -192,7 +192,7 @@ class Keeper:
             The newest manifest; None if nothing was ever committed.
 
         Raises:
-            Unavailable: If the store does not answer, or the engine is shutting down.
+            Unavailable: If the store does not answer, it takes longer, or the engine is shutting down.
         """
         future: Future[Manifest | None] = Future()
         with self._guard:
@@ -200,7 +200,15 @@ class Keeper:
                 raise Unavailable("the engine is shutting down", retry_after=5)
             self._asked.append(future)
         self._wake.set()
-        return future.result(timeout)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            if future.done():  # the store's own
+                raise
+            raise Unavailable(
+                f"the snapshot takes longer than {timeout:g} s; it goes on: `walmill show storage` says when it is there",
+                retry_after=30,
+            ) from None
 
     def tidy(self) -> int:
         """Joins all files that are worth it and deletes the objects that nobody needs, now, in the thread of the caller.
@@ -431,6 +439,16 @@ class Keeper:
         path = self._store.local_path(file.path)
         assert path is not None  # the store of an engine is a directory
         return path
+
+    @property
+    def behind_bytes(self) -> int:
+        """Bytes of log that no manifest covers: what a restart replays, and about what the rows in memory take."""
+        return self._wal.bytes_behind(self._covered)
+
+    @property
+    def pressure(self) -> float:
+        """The part of the memory for rows that is used; from 1 on writers are told to come back later."""
+        return self.behind_bytes / self._limits.memory_bytes
 
     @property
     def manifest(self) -> Manifest | None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TRIGGERS = "/api/v3/configure/processing_engine_trigger"
 DATABASES = "/api/v3/configure/database"
 TOKENS = "/api/v3/configure/token"
+STORAGE = "/api/v3/storage"
+SNAPSHOT = "/api/v3/snapshot"
 _SHOWN = 300
 
 
@@ -421,6 +423,22 @@ class Client:
         """
         params = {"db": database, "trigger_name": name, "at": at}
         return self._object(self.request("POST", f"{TRIGGERS}/run", params=params))
+
+    # ---- storage
+
+    def storage(self) -> dict[str, Any]:
+        """What the server keeps, and where."""
+        return self._object(self.request("GET", STORAGE))
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Has everything taken from memory and log into files, and waits for it.
+
+        Returns:
+            Number and sequence of the newest snapshot; None if nothing was ever written.
+        """
+        answer = self._object(self.request("POST", SNAPSHOT))
+        made: dict[str, Any] | None = answer.get("snapshot")
+        return made
 
     # ---- tokens, plugins, the server
 

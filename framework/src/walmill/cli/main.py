@@ -24,18 +24,20 @@ _HERE = "On this machine"
 CLI = "walmill.cli"
 _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
     "create": (
-        "Create a database, a trigger or a token.",
+        "Create a database, a trigger, a token or a snapshot.",
         {
             "database": Lazy(f"{CLI}.database:create_database", "Create a database."),
+            "snapshot": Lazy(f"{CLI}.storage:create_snapshot", "Take everything into files now."),
             "token": Lazy(f"{CLI}.token:create_token", "Create a token and show it once."),
             "trigger": Lazy(f"{CLI}.trigger:create_trigger", "Create a trigger."),
         },
     ),
     "show": (
-        "Show databases, triggers, tokens, or the server's plugins.",
+        "Show databases, triggers, tokens, the server's plugins, or where the data is.",
         {
             "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
             "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
+            "storage": Lazy(f"{CLI}.storage:show_storage", "Show where the data is."),
             "tokens": Lazy(f"{CLI}.token:show_tokens", "List the tokens, without their values."),
             "trigger": Lazy(f"{CLI}.trigger:show_trigger", "Show one trigger."),
             "triggers": Lazy(f"{CLI}.trigger:show_triggers", "List the triggers."),
@@ -103,8 +105,8 @@ cli = LazyGroup(
         "demo": Lazy(f"{CLI}.demo:demo", "Watch a year of weather flow through plugins.", _SERVER),
         "write": Lazy(f"{CLI}.write:write", "Write line protocol.", _DATA),
         "query": Lazy(f"{CLI}.query:query", "Run SQL that reads.", _DATA),
-        "create": Lazy(f"{CLI}.main:create", "Create a database, a trigger or a token.", _DATA),
-        "show": Lazy(f"{CLI}.main:show", "Show databases, triggers, tokens, plugins.", _DATA),
+        "create": Lazy(f"{CLI}.main:create", "Create a database, a trigger, a token or a snapshot.", _DATA),
+        "show": Lazy(f"{CLI}.main:show", "Show databases, triggers, tokens, plugins, where the data is.", _DATA),
         "enable": Lazy(f"{CLI}.main:enable", "Enable a trigger.", _DATA),
         "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
         "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),

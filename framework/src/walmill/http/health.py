@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -56,6 +57,7 @@ class EngineCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield self._syncs()
+        yield from _storage(engine.storage())
         runs = CounterMetricFamily("walmill_runs", "Runs since the start.", labels=("database", "trigger", "status"))
         for run, count in sorted(dict(engine.run_counts).items()):
             runs.add_metric(run, count)
@@ -104,6 +106,41 @@ class EngineCollector(Collector):
         syncs.add_sample("walmill_log_sync_seconds_count", {}, figures.frames)
         syncs.add_sample("walmill_log_sync_seconds_sum", {}, figures.sync_total_ns / 1e9)
         return syncs
+
+
+def _storage(kept: Mapping[str, Any]) -> Iterable[Metric]:
+    """What is kept and where; the work only of an engine that has files."""
+    log, work, tables = kept["log"], kept["work"], kept["tables"]
+    for name, text, value in (
+        ("walmill_log_segments", "Segments of the log.", log["segments"]),
+        ("walmill_log_bytes", "Bytes of the log.", log["bytes"]),
+        ("walmill_log_to_replay_bytes", "Bytes of the log that a restart replays.", log["to_replay_bytes"]),
+        ("walmill_memory_rows", "Rows that are in no file yet.", sum(one["rows_in_memory"] for one in tables)),
+        ("walmill_files", "Data files.", sum(one["files"] for one in tables)),
+        ("walmill_file_rows", "Rows in data files.", sum(one["rows_in_files"] for one in tables)),
+        ("walmill_file_bytes", "Bytes of data files.", sum(one["file_bytes"] for one in tables)),
+    ):
+        yield GaugeMetricFamily(name, text, value=value)
+    if work is None:
+        return
+    snapshot = kept["snapshot"]
+    yield GaugeMetricFamily(
+        "walmill_snapshot_sequence", "Sequence of the newest snapshot.", value=snapshot["sequence"] if snapshot else 0
+    )
+    yield GaugeMetricFamily(
+        "walmill_memory_pressure",
+        "Part of the memory for rows that is used; writers wait from 1 on.",
+        value=log["pressure"],
+    )
+    for name, text in (
+        ("snapshots", "Snapshots made"),
+        ("snapshot_failures", "Snapshots that failed"),
+        ("snapshot_rows", "Rows written to files by snapshots"),
+        ("joins", "Joins of files"),
+        ("objects_deleted", "Objects deleted by clean-up"),
+        ("segments_released", "Segments of the log removed"),
+    ):
+        yield CounterMetricFamily(f"walmill_{name}", f"{text} since the start.", value=work[name])
 
 
 def _takes_json(accept: str | None) -> bool:

@@ -31,6 +31,8 @@ from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
 from walmill.options import EngineOptions
 from walmill.settings.model import Settings
+from walmill.snapshot.due import Limits as SnapshotLimits
+from walmill.snapshot.release import LogRetention
 from walmill.units import SECOND
 
 START_SECONDS = 30.0
@@ -151,6 +153,14 @@ def options_of(settings: Settings) -> EngineOptions:
         strict_plugins=settings.strict_plugins,
         wrappers=settings.wrappers,
         reader_processes=settings.reader_processes,
+        snapshots=SnapshotLimits(
+            buffer_bytes=settings.snapshot_size,
+            log_bytes=settings.snapshot_size,
+            age=settings.snapshot_interval,
+            memory_bytes=settings.buffer_memory_limit,
+        ),
+        log_retention=LogRetention(age=settings.log_retention, bytes=settings.log_retention_size),
+        join_rate=settings.join_rate or 0,
     )
 
 

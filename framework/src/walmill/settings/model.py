@@ -147,6 +147,51 @@ class Settings:
     segment_size: int = _setting(
         "size", 64 * _MIB, "Size of a segment of the log.", unit="bytes", minimum=_MIB, maximum=2**30
     )
+    snapshot_size: int = _setting(
+        "size",
+        256 * _MIB,
+        "Log since the last snapshot after which rows go into files; a restart replays about so much.",
+        unit="bytes",
+        minimum=64 * 1024,
+        maximum=2**40,
+    )
+    snapshot_interval: int = _setting(
+        "duration",
+        10 * units.MINUTE,
+        "How long rows stay in memory and log only, however few they are.",
+        minimum=units.SECOND,
+        maximum=7 * units.DAY,
+    )
+    buffer_memory_limit: int = _setting(
+        "size",
+        1024 * _MIB,
+        "Rows in memory and log above which writers are told to come back later, counted as the log counts them.",
+        unit="bytes",
+        minimum=_MIB,
+        maximum=2**50,
+    )
+    log_retention: int = _setting(
+        "duration",
+        24 * units.HOUR,
+        "How long log is kept for triggers that are behind, once it is in files.",
+        maximum=3650 * units.DAY,
+    )
+    log_retention_size: int = _setting(
+        "size",
+        16 * 2**30,
+        "How much log is kept for triggers that are behind, once it is in files.",
+        unit="bytes",
+        maximum=2**50,
+    )
+    join_rate: int | None = _setting(
+        "size",
+        64 * _MIB,
+        "How fast files are joined in the background, read and written together; none for no limit.",
+        unit="bytes per second",
+        minimum=64 * 1024,
+        maximum=2**40,
+        optional=True,
+    )
     reader_processes: bool = _setting(
         "bool",
         True,
