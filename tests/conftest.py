@@ -20,8 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
+
+# No test depends on how fast the machine is, and each run tries the same examples; `--hypothesis-profile explore` tries others.
+settings.register_profile("walmill", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("walmill")
 
 SETTLE = 2.0  # seconds in which what is about to end may end; only a test that seems to leak waits
 

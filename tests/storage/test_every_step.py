@@ -240,6 +240,15 @@ def recover(disk: FaultyFS, root: Path, directory: Path, states: list[list[Row]]
     assert logs == {segment.name for segment in engine.segments}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def light_collections() -> Iterator[None]:
+    """What other tests left in this process is not looked at: each recovery collects garbage more than once."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def objects(directory: Path) -> set[str]:
     """All that the object store has, unfinished files as well."""
     root = directory / "objects"

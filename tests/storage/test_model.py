@@ -266,7 +266,7 @@ class Whole(RuleBasedStateMachine):
 
 
 TestWhole = Whole.TestCase
-TestWhole.settings = settings(max_examples=25, stateful_step_count=12, deadline=None, derandomize=True)
+TestWhole.settings = settings(max_examples=25, stateful_step_count=12)
 
 
 class Busy(Whole):
@@ -293,4 +293,4 @@ class Busy(Whole):
 
 
 TestBusy = Busy.TestCase
-TestBusy.settings = settings(max_examples=15, stateful_step_count=14, deadline=None)
+TestBusy.settings = settings(max_examples=15, stateful_step_count=14)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from walmill.errors import InvalidRequest
@@ -125,7 +125,6 @@ def test_durations_are_written_short(duration: int, expected: str) -> None:
     assert format_duration(duration) == expected
 
 
-@settings(derandomize=True)
 @given(st.integers(0, INT64_MAX))
 def test_a_duration_comes_back(duration: int) -> None:
     assert parse_duration(format_duration(duration)) == duration
@@ -174,7 +173,6 @@ def test_sizes_that_are_refused(text: str, words: list[str]) -> None:
         assert word in caught.value.message
 
 
-@settings(derandomize=True)
 @given(st.one_of(st.integers(0, INT64_MAX), st.integers(0, 2000).map(lambda count: count * 2**20)))
 def test_a_size_comes_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
@@ -231,7 +229,6 @@ def test_times_that_are_refused(text: str, words: list[str]) -> None:
         assert word in caught.value.message
 
 
-@settings(derandomize=True)
 @given(st.integers(INT64_MIN, INT64_MAX))
 def test_a_time_comes_back(instant: int) -> None:
     assert parse_time(format_time(instant)) == instant

@@ -57,7 +57,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ROWS | st.just([]), st.lists(STEP, max_size=25))
 def test_no_repetition_is_missed_however_rows_go_to_files(files, steps):
     stored = list(files)

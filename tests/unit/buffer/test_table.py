@@ -23,7 +23,7 @@ def numbers(batches):
     return [number for batch in batches for number in batch.column("n").to_pylist()]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([1, 1, 1, 2, 7, 300, 2000, BIG - 1, BIG, BIG + 1]), max_size=60), st.data())
 def test_rows_keep_their_order_and_snapshots_stay(sizes, data):
     buffer = TableBuffer.empty(SCHEMA)
@@ -85,7 +85,7 @@ def test_late_rows_are_noted_where_they_came():
         assert any(low <= time <= high for low, high in last.overlaps_since(late))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 40), st.sampled_from("ab"), st.booleans()), max_size=60), st.integers(1, 9))
 def test_however_late_somebody_looks_no_repetition_is_missed(rows, step):
     """Snapshots are asked in any order; a row outside of the ranges repeats none."""

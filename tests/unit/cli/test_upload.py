@@ -62,7 +62,7 @@ class Server:
             raise Refused("partial write", 400, {"error": "partial write", "data": wrong})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.sampled_from(["v={}", 'm="a\n{}"', 'm="bad\n{}"', "bad {}", "# {}", " "]), max_size=30),
     st.integers(10, 200),

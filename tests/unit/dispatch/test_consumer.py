@@ -308,4 +308,4 @@ class Ways(RuleBasedStateMachine):
 
 
 TestWays = Ways.TestCase
-TestWays.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+TestWays.settings = settings(max_examples=60, stateful_step_count=25)

@@ -16,7 +16,7 @@ from walmill.ingest.convert import from_arrow, from_rows
 from walmill.ingest.errors import MOST_REFUSED, RowError
 from walmill.model.schema import TableSchema
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 NOW = 1_000
 SCHEMA = TableSchema("t", ("host",), {"f": "float64", "i": "int64", "u": "uint64", "s": "string", "b": "bool"})
 
@@ -276,7 +276,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table({name: pa.array(values[name], CELLS[name][0]) for name in names})
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=200)
+@settings(max_examples=200)
 @given(tables(), st.sampled_from([SCHEMA, TableSchema("t")]))
 def test_each_bad_row_is_refused_by_itself(data: pa.Table, schema: TableSchema) -> None:
     """As if the good ones had come alone, down to the columns that the table gets."""

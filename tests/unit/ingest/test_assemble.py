@@ -14,7 +14,7 @@ from walmill.ingest.lineprotocol import parse
 from walmill.ingest.precision import Precision
 from walmill.model.schema import TableSchema, arrow_schema, arrow_type
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+PROPERTY = settings(max_examples=150)
 CPU = TableSchema("cpu", ("host", "region"), {"usage": "float64", "n": "int64"})
 
 

@@ -15,7 +15,7 @@ from walmill.ingest.errors import RowError
 from walmill.ingest.jsonrows import read_json_rows
 from walmill.model.schema import TableSchema
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 VALUES = st.one_of(
     st.none(),
     st.booleans(),

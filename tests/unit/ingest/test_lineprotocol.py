@@ -15,7 +15,7 @@ from walmill.ingest.lineprotocol import Parsed, Point, Value, _parse_plain, pars
 from walmill.ingest.names import STRING_BYTES
 from walmill.ingest.precision import Precision
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+PROPERTY = settings(max_examples=300)
 NOW = 1_700_000_000_123_456_789
 BACKSLASH = "Measurements, tag keys and values, and field keys may not end with a backslash"
 SPACE = "Expected at least one space character, got end of input"

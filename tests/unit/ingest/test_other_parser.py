@@ -110,7 +110,7 @@ def _all_bits(columns: dict[str, Any]) -> dict[str, Any]:
     return {key: _bits(value) for key, value in columns.items()}
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=150)
+@settings(max_examples=150)
 @given(lines())
 def test_both_parsers_read_what_the_other_one_reads(made: list[str]) -> None:
     theirs = [_theirs(line) for line in made]

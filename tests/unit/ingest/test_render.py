@@ -18,7 +18,7 @@ from walmill.ingest.names import unsayable
 from walmill.ingest.precision import Precision
 from walmill.ingest.render import render
 
-PROPERTY = settings(derandomize=True, deadline=None, database=None, max_examples=300)
+PROPERTY = settings(max_examples=300)
 NOW = 77
 
 

@@ -323,7 +323,7 @@ def test_a_file_that_is_not_as_written_is_named(engine, store, way, damage, mess
     assert rows(engine.query(tables, f"SELECT count(*) FROM cpu WHERE time < {instant(200)}")) == [(200,)]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 def test_a_flipped_bit_is_an_error_that_names_the_file(engine, store, place, bit):
     file = store.files[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from walmill.engine import Engine
@@ -113,7 +113,6 @@ def here(asked: Asked, schema_of: Callable[[str], TableSchema | None]) -> Any:
         max_size=5,
     )
 )
-@settings(deadline=None)
 def test_what_it_reads_is_what_is_read_here(
     process: ReaderProcess, writes: list[tuple[list[bytes], Mapping[str, TableSchema | None], bool, int, int]]
 ) -> None:

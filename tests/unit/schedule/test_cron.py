@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from cronsim import CronSim, CronSimError
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from walmill.errors import InvalidRequest
@@ -330,7 +330,7 @@ def ours(expression: str, zone: str, start: datetime, count: int) -> list[int]:
     return found[1:]
 
 
-@settings(derandomize=True, max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     expression=st.booleans().flatmap(lambda seconds: expressions(seconds=seconds, days=True)),
     start=st.datetimes(datetime(1971, 1, 1), datetime(2040, 1, 1)),
@@ -345,7 +345,7 @@ def test_utc_agrees_with_cronsim(expression: str, start: datetime) -> None:
         assert ours(expression, "UTC", start, 6) == expected
 
 
-@settings(derandomize=True, max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     expression=st.booleans().flatmap(lambda seconds: expressions(seconds=seconds, days=False)),
     change=st.sampled_from(CHANGES),
@@ -369,7 +369,7 @@ def test_days_of_change_agree_with_cronsim(expression: str, change: tuple[str, s
     assert ours(expression, zone, start, 100) == expected
 
 
-@settings(derandomize=True, max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     expression=st.booleans().flatmap(lambda seconds: expressions(seconds=seconds, days=False)),
     change=st.sampled_from(CHANGES),
@@ -400,7 +400,7 @@ def instants_of(wall: datetime, zone: ZoneInfo) -> list[int]:
     )
 
 
-@settings(derandomize=True, max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(expression=expressions(seconds=False, days=False), change=st.sampled_from(CHANGES))
 def test_the_rules_for_changes_by_going_through_every_minute(expression: str, change: tuple[str, str]) -> None:
     zone, midnight = ZoneInfo(change[0]), datetime.fromisoformat(change[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from walmill.schedule.interval import IntervalSchedule
@@ -30,7 +30,6 @@ def test_due_times_are_multiples_since_the_epoch(duration: int, before: str, aft
 
 
 @given(st.integers(1, 10**6), st.integers(-(10**7), 10**7), st.integers(0, 10**4))
-@settings(derandomize=True)
 def test_the_newest_and_how_many_agree_with_counting(duration: int, after: int, span: int) -> None:
     schedule, until = IntervalSchedule(duration), after + span
     found, due = [], schedule.next_after(after)

@@ -189,7 +189,7 @@ def test_a_daily_run_over_the_days_of_change(day: str, expected: list[float]) ->
     assert [due.previous for due in found] == [None, *times[:-1]]
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     schedule=st.sampled_from(SCHEDULES),
     policy=st.sampled_from(["latest", "all", "skip"]),
@@ -218,7 +218,7 @@ def test_each_due_time_fires_at_most_once_and_with_all_exactly_once(
     assert all(due.previous == before for before, due in zip([None, *times], found, strict=False))
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     schedule=st.sampled_from(SCHEDULES[:4]),
     policy=st.sampled_from(["latest", "all", "skip"]),
@@ -515,7 +515,7 @@ class TimelineMachine(RuleBasedStateMachine):
 
 
 TestTimeline = TimelineMachine.TestCase
-TestTimeline.settings = settings(derandomize=True, max_examples=100, stateful_step_count=25, deadline=None)
+TestTimeline.settings = settings(max_examples=100, stateful_step_count=25)
 
 
 def test_the_limits_fit_together() -> None:

@@ -79,7 +79,7 @@ def as_bytes(row):
     return tuple((row[tag] is not None, (row[tag] or "").encode()) for tag in SCHEMA.tags), row[TIME]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(batches(), max_size=6), st.integers(1, 12))
 def test_files_hold_what_the_model_holds(parts, limit):
     model = {}
@@ -162,7 +162,6 @@ def test_late_is_where_earlier_files_can_hold_rows(overlaps, low, high, earlier,
     assert late_ranges(overlaps, low, high, earlier) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**33 - 1), st.integers(0, 2**33 - 1)), min_size=1))
 @example([(1, 5, 5), (0, 5, 4), (1, 5, 5)])
 def test_dense_codes_keep_the_order_of_rows(rows):

@@ -120,7 +120,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(STEPS, st.data())
 def test_rows_stay_the_same_through_any_compactions(steps, data):
     tree = Tree()
@@ -141,7 +141,7 @@ def test_rows_stay_the_same_through_any_compactions(steps, data):
     tree.check()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(ROW, min_size=1, max_size=6), min_size=2, max_size=12))
 def test_compaction_comes_to_an_end(steps):
     tree = Tree()
@@ -264,7 +264,7 @@ def test_two_plans_do_not_cross():
         assert may_join(one.files, others)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.integers(0, 8), st.integers(1, 50), st.booleans()), min_size=2, max_size=14

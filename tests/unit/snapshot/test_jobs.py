@@ -232,7 +232,7 @@ def machine(new_faulty):
 
 def test_a_reader_sees_the_dict_whatever_is_done(new_faulty):
     jobs = machine(new_faulty).TestCase
-    jobs.settings = settings(max_examples=40, stateful_step_count=14, deadline=None)
+    jobs.settings = settings(max_examples=40, stateful_step_count=14)
     jobs().runTest()
 
 
@@ -294,8 +294,15 @@ def run(world, broken_at, applied, restarts):
     return failed
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize(
+    ("applied", "restarts"),
+    [
+        (False, True),
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.long),
+        pytest.param(True, True, marks=pytest.mark.long),
+    ],
+)
 def test_a_failure_at_any_operation_leaves_all_or_nothing(new_faulty, applied, restarts):
     failed = set()
     for place in range(1000):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from walmill.model.files import DataFile
@@ -123,7 +123,6 @@ def columns(keys, kind=None):
     return {**made, TIME: times(*(key[2] for key in keys))}
 
 
-@settings(deadline=None)
 @given(
     st.lists(KEYS, max_size=6),
     st.lists(KEYS, max_size=20),

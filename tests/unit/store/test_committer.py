@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from attrs import define, evolve
 
+import walmill.store.committer as committer_module
 from walmill.cache.state import Wish, database_space, trigger_space
 from walmill.errors import Conflict, InvalidRequest, TooLarge, Unavailable, WalmillError
 from walmill.ingest.convert import from_rows
@@ -402,32 +404,29 @@ def test_what_may_wait_makes_no_frame_dearer_and_is_written_in_the_end(bench: Be
     assert set(bench.committer.view.tables_of("d")) == {"cpu", "late"}
 
 
-def test_senders_in_step_share_a_frame(bench: Bench) -> None:
-    """As many as came with the last frame are waited for, a moment: else the first of them has a frame for itself each time.
-
-    On a machine that has other work the moment may pass, so the best of several tries counts: without the wait none comes near.
-    """
-    rounds, senders, tries = 20, 8, 6
-    barrier = threading.Barrier(senders)
-
-    def send(number: int) -> None:
-        for turn in range(rounds):
-            barrier.wait(10)
-            assert bench.write(f"cpu,s={number} v={turn} {turn}").error is None
-
-    best = rounds * senders
-    for _ in range(tries):
-        before = bench.committer.figures.frames
-        threads = [threading.Thread(target=send, args=(number,)) for number in range(senders)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        best = min(best, bench.committer.figures.frames - before)
-        if best < 1.5 * rounds:
-            break
-    assert bench.committer.figures.rows % (rounds * senders) == 0
-    assert best < 1.5 * rounds
+@pytest.mark.parametrize(("pause", "together"), [(0.0, 3), (1.0, 1)])
+def test_senders_in_step_share_a_frame(monkeypatch: pytest.MonkeyPatch, pause: float, together: int) -> None:
+    """As many as came with the last frame are waited for, if that was just now: else the first has a frame for itself."""
+    for name in ("COMPANY_SECONDS", "COMPANY_GAP_SECONDS"):
+        monkeypatch.setattr(committer_module, name, 30.0)
+    monkeypatch.setattr(committer_module, "COMPANY_STALE_SECONDS", 3600.0 - 3600.0 * pause)
+    committer = Bench(FaultyFS()).committer  # its thread is not started: the frames are taken here
+    for number in range(3):
+        committer.submit(line_write(f"cpu v={number} {number}"))
+    assert len(committer._take()) == 3
+    committer._last_flush = time.monotonic()
+    committer.submit(line_write("cpu v=3 3"))
+    senders = [threading.Thread(target=committer.submit, args=(line_write(f"cpu v={n} {n}"),)) for n in (4, 5)]
+    taken: list[int] = []
+    taker = threading.Thread(target=lambda: taken.append(len(committer._take())))
+    taker.start()
+    if together == 1:
+        taker.join(30)
+    for sender in senders:
+        sender.start()
+    for thread in (*senders, taker):
+        thread.join(30)
+    assert taken == [together]
 
 
 def test_an_exchange_among_commits_loses_none_and_is_kept_by_all_after_it(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from starlette.routing import compile_path
 
@@ -202,13 +202,13 @@ specs = st.one_of(
 )
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(specs)
 def test_every_spec_comes_back_from_its_text(spec: Spec) -> None:
     assert parse_spec(str(spec)) == spec
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(["", "table:", "every:", "cron:", "request:"]), st.text(max_size=30))
 def test_any_text_is_a_spec_or_a_clear_error(prefix: str, rest: str) -> None:
     try:
@@ -274,7 +274,7 @@ def regex_of(path: str) -> re.Pattern[str]:
     return compile_path(f"/{path}")[0]
 
 
-@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(paths(), paths(), st.data())
 def test_paths_meet_exactly_where_starlette_routes_meet(path_a: str, path_b: str, data: st.DataObject) -> None:
     shared = shared_url(path_a, path_b)

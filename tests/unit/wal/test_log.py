@@ -64,7 +64,7 @@ entries = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(entries, st.integers(0, 2**31), st.integers(1, 2**60))
 def test_frames_round_trip(given_entries: list[Entry], epoch: int, first: int) -> None:
     encoded = encode(epoch, first, 77, given_entries, {"cursors": {}})
@@ -80,7 +80,7 @@ def test_frames_round_trip(given_entries: list[Entry], epoch: int, first: int) -
         assert [bytes(memoryview(one.pieces[0])) for one in got.sections] == [one.data for one in wanted.sections]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(0, 7))
 def test_any_wrong_bit_is_noticed(place: int, bit: int) -> None:
     encoded = encode(1, 1, 1, [entry(1, 100)], {})
@@ -158,7 +158,7 @@ class Disk(RuleBasedStateMachine):
 
 
 TestDisk = Disk.TestCase
-TestDisk.settings = settings(max_examples=60, stateful_step_count=20, deadline=None, derandomize=True)
+TestDisk.settings = settings(max_examples=60, stateful_step_count=20)
 
 
 def three_frames() -> FaultyFS:
