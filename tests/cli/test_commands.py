@@ -44,7 +44,8 @@ def test_a_database_from_its_creation_to_its_end(local: Command) -> None:
     assert good(local("create", "database", "one")) == 'Database "one" created successfully\n'
     assert "exists already" in sentence(local("create", "database", "one"))
     assert "one" in good(local("show", "databases"))
-    assert {"db": "one", "iox::database": "one"} in json.loads(good(local("show", "databases", "--format", "json")))
+    shown = json.loads(good(local("show", "databases", "--format", "json")))
+    assert {"db": "one", "iox::database": "one", "retention_period": None, "tables": 0} in shown
     assert "--yes" in sentence(local("delete", "database", "one"), 2)
     assert good(local("delete", "database", "-y", "one")) == 'Database "one" deleted successfully\n'
     assert "there is no database 'one'" in sentence(local("delete", "database", "-y", "one"))

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from walmill.cache.state import trigger_space
 from walmill.cache.values import decode
+from walmill.databases import Gone
 from walmill.engine import Engine
+from walmill.errors import Conflict
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits
 from walmill.snapshot.names import DAY
@@ -119,6 +121,7 @@ class Whole(RuleBasedStateMachine):
         self.written = 0
         self.now = 41 * DAY
         self.held: list[tuple[Any, Rows]] = []
+        self.deleted: list[Rows] = []
         self.engine = open_engine(self.directory, self.snapshots)
         self.engine.create_trigger(database=DATABASE, name="copy", plugin="copy", spec="table:src")
 
@@ -185,6 +188,26 @@ class Whole(RuleBasedStateMachine):
             stream, rows = self.held.pop()
             with stream:
                 assert content(stream.read_all()) == rows
+
+    @precondition(lambda self: self.model["other"])
+    @rule(hard=st.booleans())
+    def delete_a_table(self, hard: bool) -> None:
+        self.engine.delete_table(DATABASE, "other", Gone(after=0) if hard else None)
+        if not hard:
+            self.deleted.append(self.model["other"])
+        self.model["other"] = {}
+        assert "other" not in self.engine.view().tables_of(DATABASE)
+
+    @precondition(lambda self: self.deleted)
+    @rule()
+    def restore_a_table(self) -> None:
+        if self.model["other"]:
+            with pytest.raises(Conflict):
+                self.engine.restore_table(DATABASE, "other")
+            return
+        self.engine.restore_table(DATABASE, "other")
+        self.model["other"] = self.deleted.pop()
+        assert self.rows_of("other") == self.model["other"]
 
     @rule()
     def wait_for_the_trigger(self) -> None:

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve
 
-from walmill.auth.tokens import hash_token, new_token, write_token_file
+from walmill.auth.tokens import write_token_file
 from walmill.buffer.looker import Looker
+from walmill.buffer.source import no_store
 from walmill.context.capture import Capture
+from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
-from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, PluginFailure
+from walmill.errors import Conflict, InvalidRequest, PluginFailure
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
-from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
 from walmill.keeper import Keeper, KeeperFigures, begin_view
 from walmill.layout import check_layout
-from walmill.model.catalog import INTERNAL, Token, create_database, put_token
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.objects.local import LocalStore
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 log = get_logger("walmill.engine")
 
 
-class Engine:
+class Engine(Definitions):
     """A processing engine on one data directory.
 
     Open it with `Engine.open`, close it with `close`, or use it in a `with` statement.
@@ -75,6 +75,7 @@ class Engine:
 
     def __init__(self, options: EngineOptions) -> None:
         self.options = options
+        self.delete_grace = options.delete_grace
         self._routes_changed: list[Callable[[Sequence[Trigger]], None]] = []
         self.request_triggers: tuple[Trigger, ...] = ()
         self._lock: DirectoryLock | None = None
@@ -205,7 +206,7 @@ class Engine:
         self._looker.start()
         self._committer.start()
         self._mill.start(self._committer)
-        self._pass_lost()
+        self.pass_lost()
         self._preparing = threading.Event()
         self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
         self._preparer.start()
@@ -215,7 +216,7 @@ class Engine:
             self._ensure_operator_token()
         self.ready = True
 
-    def _pass_lost(self) -> None:
+    def pass_lost(self) -> None:
         """Says of each trigger whose log is gone what it will not see; usually there is none: such a trigger holds its log."""
         view, first = self._committer.view, self._wal.first_sequence
         for number in view.catalog.triggers:
@@ -311,7 +312,8 @@ class Engine:
         )
 
     def _tables_of(self, view: View, database: str) -> Tables:
-        return view.tables_of(database) if self._keeper is None else view.tables_of(database, self._keeper.locate)
+        locate = no_store if self._keeper is None else self._keeper.locate
+        return view.tables_of(database, locate, self.options.clock.now_ns())
 
     # ---- snapshots
 
@@ -421,71 +423,7 @@ class Engine:
         )
         return await self._writer.write_async(submission)
 
-    # ---- databases and tokens
-
-    def create_database(self, name: str) -> None:
-        """Creates a database.
-
-        Raises:
-            Conflict: If it exists.
-            InvalidRequest: If the name breaks the rules.
-        """
-        check_database_name(name)
-        self.define(lambda draft: draft.define(create_database(draft.catalog, name, draft.time)))
-
-    def delete_database(self, name: str) -> None:
-        """Deletes a database with its tables and its triggers.
-
-        Raises:
-            NotFound: If there is none.
-            Forbidden: For the engine's own.
-        """
-        if name == INTERNAL:
-            raise Forbidden(f"the database {INTERNAL!r} is the engine's own and cannot be deleted")
-        self.define(lambda draft: draft.define({"op": "drop_database", "id": draft.catalog.database(name).id}))
-
-    def databases(self) -> list[str]:
-        """The names of the databases, sorted."""
-        return sorted(self.view().catalog.names)
-
-    def create_token(self, name: str, *, expires_at: int | None = None) -> str:
-        """Makes a token; only its hash is kept, so this is the only time that it can be read.
-
-        Args:
-            name: Unique.
-            expires_at: When it ends, ns; None never.
-
-        Raises:
-            Conflict: If the name is taken.
-        """
-        token = new_token()
-
-        def decide(draft: Draft) -> None:
-            if name in draft.catalog.tokens:
-                raise Conflict(f"there is a token {name!r} already; delete it first, or take another name")
-            draft.define(put_token(Token(name, hash_token(token), draft.time, expires_at)))
-
-        self.define(decide)
-        return token
-
-    def delete_token(self, name: str) -> None:
-        """Deletes a token.
-
-        Raises:
-            NotFound: If there is none.
-        """
-
-        def decide(draft: Draft) -> None:
-            if name not in draft.catalog.tokens:
-                raise NotFound(f"there is no token {name!r}; `walmill show tokens` lists them")
-            draft.define({"op": "drop_token", "name": name})
-
-        self.define(decide)
-
-    def tokens(self) -> list[Token]:
-        """The tokens as they are kept, by name."""
-        tokens = self.view().catalog.tokens
-        return [tokens[name] for name in sorted(tokens)]
+    # ---- definitions
 
     def define(self, decide: Callable[[Draft], Any]) -> Any:
         """Changes definitions, decided in the committer; waits until that is durable and the mill goes by it."""
@@ -588,7 +526,7 @@ class Engine:
         found = []
         for trigger in view.catalog.triggers.values():
             owner = view.catalog.databases[trigger.database_id]
-            if database is None or owner.name == database:
+            if owner.deleted is None and database in (None, owner.name):
                 found.append(self._shown(trigger, owner.name, view))
         return sorted(found, key=lambda one: (one["database"], one["trigger_name"]))
 

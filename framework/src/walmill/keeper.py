@@ -19,6 +19,7 @@ from rpds import HashTrieMap
 
 from walmill.buffer.table import TableBuffer
 from walmill.clock import Clock
+from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
 from walmill.errors import Unavailable, WalmillError
 from walmill.model.files import DataFile
@@ -28,10 +29,11 @@ from walmill.observe.log import get_logger
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
 from walmill.snapshot.head import Head, Superseded
-from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, sweep, write_snapshot
+from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, cut, expire, sweep, write_snapshot
 from walmill.snapshot.manifest import Loaded, Manifest
 from walmill.snapshot.pace import Pace
 from walmill.snapshot.release import LogRetention, describe_segments, find_holders, plan_release
+from walmill.snapshot.retention import plan_retention
 from walmill.store.committer import Committer
 from walmill.store.submission import Define, Exchange, Flush
 from walmill.store.view import View
@@ -41,6 +43,8 @@ from walmill.wal.segment import Segment
 
 TICK_SECONDS = 0.5
 """So often it is looked whether a snapshot is due."""
+EXPIRE_SECONDS = 5.0
+"""So often it is looked whether rows, or deleted databases and tables, are past their time."""
 TIDY_SECONDS = 2.0
 """So often it is looked whether files are worth joining, if there are new ones."""
 SWEEP_SECONDS = 30.0
@@ -63,6 +67,7 @@ class KeeperFigures:
         joins: Joins made.
         swept: Objects deleted.
         released: Log segments removed.
+        expired: Rows in files that went because their retention period had passed.
         seconds: How long the last snapshot took.
     """
 
@@ -72,6 +77,7 @@ class KeeperFigures:
     joins: int = 0
     swept: int = 0
     released: int = 0
+    expired: int = 0
     seconds: float = 0.0
 
 
@@ -211,7 +217,7 @@ class Keeper:
             ) from None
 
     def tidy(self) -> int:
-        """Joins all files that are worth it and deletes the objects that nobody needs, now, in the thread of the caller.
+        """Lets go of what is past its time, joins files and deletes objects that nobody needs, now, in the caller's thread.
 
         Returns:
             How many objects were deleted.
@@ -222,6 +228,7 @@ class Keeper:
         """
         planner = JoinPlanner(self._joins)
         brake = Brake(stop=self._ended)
+        self._expire(brake)
         while self._join(planner, brake):
             pass
         swept = sweep(self._head, brake=brake)
@@ -296,7 +303,9 @@ class Keeper:
             failures=self._failures,
             failed_at=self._failed_at,
         )
-        cause = "asked" if asked else snapshot_due(facts, limits, now)
+        # the files of what was deleted go with the next snapshot: space should come back soon
+        deleted = any(table not in self._committer.view.catalog.tables for table in self._head.current.files)
+        cause = "asked" if asked else snapshot_due(facts, limits, now, deleted=deleted)
         if cause is None:
             return False
         began = time.perf_counter()
@@ -400,11 +409,12 @@ class Keeper:
         swept_at = -SWEEP_SECONDS
         known = 0  # its number: whoever keeps a manifest keeps its files
         while not self._ended.is_set():
-            self._fresh.wait(SWEEP_SECONDS)
+            self._fresh.wait(EXPIRE_SECONDS)
             self._fresh.clear()
             if self._ended.wait(TIDY_SECONDS):
                 return
             try:
+                self._expire(brake)
                 while self._join(planner, brake):
                     pass
                 manifest = self._head.current.manifest
@@ -419,6 +429,33 @@ class Keeper:
                 if not self._ended.is_set():
                     said = error.message if isinstance(error, WalmillError) else repr(error)
                     log.warning("files could not be joined or cleaned up; it is tried again", error=said)
+
+    def _expire(self, brake: Brake) -> None:
+        """Lets go of rows, databases and tables whose time has passed."""
+        now = self._clock.now_ns()
+        view = self._committer.view
+        if overdue(view.catalog, now):
+            self._committer.submit(Define(drop_overdue)).result()
+        current = self._head.current
+        kept = periods(view.catalog)
+        if not kept:
+            return
+        change = expire(self._head, kept, now)
+        if change is not None:
+            self._note_expired(change)
+        for table in sorted(set(kept) & set(current.files)):
+            if self._ended.is_set():
+                return
+            expiry = plan_retention(self._head.current.files.get(table, ()), kept[table], now)
+            done = cut(self._head, table, expiry, brake)
+            if done is not None:
+                self._note_expired(done)
+
+    def _note_expired(self, change: Change) -> None:
+        self._take_over()
+        rows = sum(one.rows for one in change.gone) - sum(one.rows for one in change.new)
+        self.figures.expired += rows
+        log.info("rows expired", rows=rows, files=len(change.gone))
 
     def _join(self, planner: JoinPlanner, brake: Brake) -> bool:
         """Makes the cheapest join that is worth it; says whether there was one."""

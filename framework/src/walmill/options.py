@@ -13,6 +13,7 @@ from walmill.fs.protocol import FileSystem
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
+from walmill.units import HOUR
 
 
 @frozen(kw_only=True)
@@ -39,6 +40,7 @@ class EngineOptions:
         log_retention: How much log is kept for triggers that are behind.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         joins: Which files are joined, and how large they become.
+        delete_grace: How long databases and tables that were deleted can be restored, ns, unless a call says otherwise.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
@@ -61,5 +63,6 @@ class EngineOptions:
     log_retention: LogRetention = field(factory=LogRetention)
     join_rate: int = 64 * 2**20
     joins: Bounds = field(factory=Bounds)
+    delete_grace: int = 72 * HOUR
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from walmill.model.catalog import Catalog, create_database
+from walmill.model.catalog import FOR_EVER, Catalog, create_database, definitions_of
 from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
 from walmill.snapshot.due import Facts, Limits, retry_after, snapshot_due, writers_wait
 from walmill.snapshot.release import Holder, Kept, LogRetention, describe_segments, find_holders, plan_release
-from walmill.snapshot.retention import plan_retention, retention_period
+from walmill.snapshot.retention import plan_retention
 from walmill.testing.clock import ManualClock
 from walmill.testing.fs import FaultyFS
 from walmill.units import DAY, MINUTE, SECOND
@@ -167,6 +167,17 @@ def test_which_files_are_cut(low, high, size, cut):
     assert plan_retention(files, 10, 15).worth_cutting(100) == (tuple(files) if cut else ())
 
 
-@pytest.mark.parametrize(("table", "database", "expected"), [(None, None, None), (None, 3, 3), (5, 3, 5), (5, None, 5)])
+@pytest.mark.parametrize(
+    ("table", "database", "expected"),
+    [(None, None, None), (None, 3, 3), (5, 3, 5), (5, None, 5), (FOR_EVER, 3, None)],
+)
 def test_a_table_has_its_own_period_or_that_of_its_database(table, database, expected):
-    assert retention_period(table, database) == expected
+    made = create_database(Catalog(), "d", 0, database)
+    catalog = Catalog().apply(made)
+    defined = {"op": "create_table", "id": 9, "db": made["id"], "name": "t", "tags": [], "fields": {}}
+    catalog = catalog.apply({**defined, "retention": table})
+    assert catalog.period_of(9) == expected
+    again = Catalog()
+    for definition in definitions_of(catalog):
+        again = again.apply(definition)
+    assert again.period_of(9) == expected

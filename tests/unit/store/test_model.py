@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from walmill.cache.state import Wish, database_space
 from walmill.cache.values import decode, encode
+from walmill.databases import Gone, drop_overdue
 from walmill.engine import Engine
 from walmill.errors import Conflict, NotFound, Unavailable, WalmillError
 from walmill.store.draft import Draft
 from walmill.store.submission import Define
 from walmill.testing.clock import ManualClock
 from walmill.testing.fs import FaultyFS
+from walmill.units import HOUR
 from walmill_hookspecs import hookimpl
 
 KINDS = {"float64": "1.5", "int64": "7i", "bool": "t", "string": '"s"'}
@@ -55,6 +58,7 @@ class EngineModel(RuleBasedStateMachine):
         self.made: set[str] = set()
         self.triggers: dict[tuple[str, str], str] = {}
         self.state: dict[str, dict[str, int]] = {}
+        self.deleted: dict[str, list[Any]] = {}
 
     @initialize()
     def open(self) -> None:
@@ -147,17 +151,60 @@ class EngineModel(RuleBasedStateMachine):
             assert database in self.made
         self.made.add(database)
 
-    @rule(database=databases)
-    def delete_database(self, database: str) -> None:
+    @rule(database=databases, hard=st.booleans())
+    def delete_database(self, database: str, hard: bool) -> None:
         try:
-            self.engine.delete_database(database)
+            self.engine.delete_database(database, Gone(after=0) if hard else None)
         except NotFound:
             assert database not in self.made
-        self.made.discard(database)
-        for kept in (self.columns, self.rows, self.triggers):
-            for key in [key for key in kept if key[0] == database]:
-                del kept[key]  # type: ignore[attr-defined]
-        self.state.pop(database, None)
+            return
+        self.made.remove(database)
+        kept = tuple(
+            {key: one.pop(key) for key in list(one) if key[0] == database}  # type: ignore[attr-defined]
+            for one in (self.columns, self.rows, self.triggers)
+        )
+        state = self.state.pop(database, None)
+        if not hard:
+            self.deleted.setdefault(database, []).append((kept, state))
+
+    @rule(database=databases)
+    def restore_database(self, database: str) -> None:
+        there = bool(self.deleted.get(database))
+        try:
+            assert self.engine.restore_database(database) == database
+        except NotFound:
+            assert not there
+        except Conflict:
+            assert database in self.made
+        else:
+            kept, state = self.deleted[database].pop()
+            for one, back in zip((self.columns, self.rows, self.triggers), kept, strict=True):
+                one.update(back)
+            if state is not None:
+                self.state[database] = state
+            self.made.add(database)
+
+    @precondition(lambda self: self.columns)
+    @rule(data=st.data(), hard=st.booleans())
+    def delete_table(self, data: st.DataObject, hard: bool) -> None:
+        database, table = data.draw(st.sampled_from(sorted(self.columns)))
+        self.engine.delete_table(database, table, Gone(after=0) if hard else None)
+        columns, rows = self.columns.pop((database, table)), self.rows.pop((database, table))
+        with pytest.raises(WalmillError, match="does not exist"):
+            self.engine.query(f'SELECT * FROM "{table}"', database=database)
+        if hard:
+            return
+        called = data.draw(st.sampled_from([table, f"{table}_old"]))
+        if data.draw(st.booleans()) and (database, called) not in self.columns:
+            assert self.engine.restore_table(database, table, new_name=called) == called
+            self.columns[database, called], self.rows[database, called] = columns, rows
+
+    @rule()
+    def time_passes(self) -> None:
+        """All that can be restored is so no longer; whoever keeps the files sees to it."""
+        self.clock.advance(73 * HOUR)
+        self.engine.define(drop_overdue)
+        self.deleted.clear()
 
     @rule(database=databases, name=names)
     def create_trigger(self, database: str, name: str) -> None:
@@ -240,7 +287,7 @@ class EngineModel(RuleBasedStateMachine):
     def _picture(self) -> Any:
         view = self.engine.view()
         found = {}
-        for database in view.catalog.databases.values():
+        for database in map(view.catalog.database, view.catalog.names):
             for name, table in view.tables_of(database.name).items():
                 schema = table.schema
                 found[database.name, name] = (table.buffer.num_rows, schema.tags, tuple(schema.fields.items()))
@@ -256,7 +303,11 @@ class EngineModel(RuleBasedStateMachine):
         if not hasattr(self, "engine"):
             return
         view = self.engine.view()
-        assert {one.name for one in view.catalog.databases.values()} - {"_internal"} == self.made
+        assert set(view.catalog.names) - {"_internal"} == self.made
+        assert set(self.engine.databases()) == set(view.catalog.names)
+        assert len(view.catalog.databases) == len(view.catalog.names) + sum(map(len, self.deleted.values()))
+        mine = {(view.catalog.databases[one.database_id].name, one.schema.name) for one in view.catalog.tables.values()}
+        assert mine >= set(self.columns)
         for (database, table), columns in self.columns.items():
             buffer = view.tables_of(database)[table].buffer
             assert {**dict.fromkeys(buffer.schema.tags, "tag"), **buffer.schema.fields} == columns

@@ -37,11 +37,13 @@ class TableSource:
         files: The files in the order of their sequences; of two rows with the same identity that of the later file is newer,
             and one of the buffer is newer than all of them.
         locate: Gives the local path of a file.
+        cut_off: Rows with an earlier time are expired, ns, and not to be seen; None if none is.
     """
 
     buffer: TableBuffer
     files: tuple[DataFile, ...] = ()
     locate: Locate = no_store
+    cut_off: int | None = None
 
     @property
     def schema(self) -> TableSchema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TRIGGERS = "/api/v3/configure/processing_engine_trigger"
 DATABASES = "/api/v3/configure/database"
+TABLES = "/api/v3/configure/table"
 TOKENS = "/api/v3/configure/token"
 STORAGE = "/api/v3/storage"
 SNAPSHOT = "/api/v3/snapshot"
@@ -354,30 +355,77 @@ class Client:
 
     # ---- databases
 
-    def databases(self) -> list[dict[str, Any]]:
-        """The databases; each has a `db`."""
-        body = self._json(self.request("GET", DATABASES, params={"format": "json"}))
+    def databases(self, *, deleted: bool = False) -> list[dict[str, Any]]:
+        """The databases; each has a `db`. With `deleted` also those that can be restored, which have a `deleted_at`."""
+        params = {"format": "json", "show_deleted": True} if deleted else {"format": "json"}
+        body = self._json(self.request("GET", DATABASES, params=params))
         found = body.get("databases") if isinstance(body, dict) else body
         if not isinstance(found, list):
             raise Refused(f"the answer of {self.url} to {DATABASES} is no list", 200, body)
         return [one if isinstance(one, dict) else {"db": one} for one in found]
 
-    def create_database(self, name: str, *, if_missing: bool = False) -> None:
+    def create_database(self, name: str, *, if_missing: bool = False, retention_period: str | None = None) -> None:
         """Creates a database.
 
         Args:
             name: Its name.
             if_missing: Whether one that is there is as good.
+            retention_period: How long its rows are kept, such as `30d`; None for ever.
         """
+        body = {"db": name} if retention_period is None else {"db": name, "retention_period": retention_period}
         try:
-            self.request("POST", DATABASES, body={"db": name})
+            self.request("POST", DATABASES, body=body)
         except Refused as error:
             if not (if_missing and error.code == 409):
                 raise
 
-    def delete_database(self, name: str) -> None:
-        """Deletes a database with everything in it."""
-        self.request("DELETE", DATABASES, params={"db": name})
+    def update_database(self, name: str, *, retention_period: str) -> None:
+        """Changes how long the rows of a database are kept."""
+        self.request("PUT", DATABASES, body={"db": name, "retention_period": retention_period})
+
+    def delete_database(self, name: str, *, hard_delete_at: str | None = None) -> None:
+        """Deletes a database with everything in it.
+
+        Args:
+            name: Its name.
+            hard_delete_at: When it can be restored no more: `now`, `never`, a time, a duration; None as the server has it.
+        """
+        self.request("DELETE", DATABASES, params={"db": name, "hard_delete_at": hard_delete_at})
+
+    def restore_database(self, name: str, *, number: int | None = None, new_name: str | None = None) -> str:
+        """Takes the deletion of a database back; gives its name."""
+        body = {"db": name, "id": number, "new_name": new_name}
+        return str(self._object(self.request("POST", f"{DATABASES}/restore", body=body))["db"])
+
+    # ---- tables
+
+    def tables(self, database: str, *, deleted: bool = False) -> list[dict[str, Any]]:
+        """The tables of a database; with `deleted` also those that can be restored."""
+        params = {"db": database, "show_deleted": True} if deleted else {"db": database}
+        return self._rows(self.request("GET", TABLES, params=params))
+
+    def create_table(
+        self, database: str, name: str, tags: Sequence[str], fields: Mapping[str, str], retention_period: str | None
+    ) -> None:
+        """Creates a table."""
+        columns = [{"name": one, "type": kind} for one, kind in fields.items()]
+        body: dict[str, Any] = {"db": database, "table": name, "tags": list(tags), "fields": columns}
+        if retention_period is not None:
+            body["retention_period"] = retention_period
+        self.request("POST", TABLES, body=body)
+
+    def update_table(self, database: str, name: str, *, retention_period: str) -> None:
+        """Changes how long the rows of a table are kept."""
+        self.request("PUT", TABLES, body={"db": database, "table": name, "retention_period": retention_period})
+
+    def delete_table(self, database: str, name: str, *, hard_delete_at: str | None = None) -> None:
+        """Deletes a table; see `delete_database`."""
+        self.request("DELETE", TABLES, params={"db": database, "table": name, "hard_delete_at": hard_delete_at})
+
+    def restore_table(self, database: str, name: str, *, number: int | None = None, new_name: str | None = None) -> str:
+        """Takes the deletion of a table back; gives its name."""
+        body = {"db": database, "table": name, "id": number, "new_name": new_name}
+        return str(self._object(self.request("POST", f"{TABLES}/restore", body=body))["table"])
 
     # ---- triggers
 

@@ -24,23 +24,39 @@ _HERE = "On this machine"
 CLI = "walmill.cli"
 _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
     "create": (
-        "Create a database, a trigger, a token or a snapshot.",
+        "Create a database, a table, a trigger, a token or a snapshot.",
         {
             "database": Lazy(f"{CLI}.database:create_database", "Create a database."),
             "snapshot": Lazy(f"{CLI}.storage:create_snapshot", "Take everything into files now."),
+            "table": Lazy(f"{CLI}.table:create_table", "Create a table."),
             "token": Lazy(f"{CLI}.token:create_token", "Create a token and show it once."),
             "trigger": Lazy(f"{CLI}.trigger:create_trigger", "Create a trigger."),
         },
     ),
     "show": (
-        "Show databases, triggers, tokens, the server's plugins, or where the data is.",
+        "Show databases, tables, triggers, tokens, the server's plugins, or where the data is.",
         {
             "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
             "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
             "storage": Lazy(f"{CLI}.storage:show_storage", "Show where the data is."),
+            "tables": Lazy(f"{CLI}.table:show_tables", "List the tables of a database."),
             "tokens": Lazy(f"{CLI}.token:show_tokens", "List the tokens, without their values."),
             "trigger": Lazy(f"{CLI}.trigger:show_trigger", "Show one trigger."),
             "triggers": Lazy(f"{CLI}.trigger:show_triggers", "List the triggers."),
+        },
+    ),
+    "update": (
+        "Change how long rows are kept.",
+        {
+            "database": Lazy(f"{CLI}.database:update_database", "Change how long the rows of a database are kept."),
+            "table": Lazy(f"{CLI}.table:update_table", "Change how long the rows of a table are kept."),
+        },
+    ),
+    "restore": (
+        "Take the deletion of a database or a table back.",
+        {
+            "database": Lazy(f"{CLI}.database:restore_database", "Take the deletion of a database back."),
+            "table": Lazy(f"{CLI}.table:restore_table", "Take the deletion of a table back."),
         },
     ),
     "enable": (
@@ -53,9 +69,10 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {"trigger": Lazy(f"{CLI}.trigger:run_trigger", "Run a schedule trigger now.")},
     ),
     "delete": (
-        "Delete a database, a trigger or a token.",
+        "Delete a database, a table, a trigger or a token.",
         {
             "database": Lazy(f"{CLI}.database:delete_database", "Delete a database with all its data."),
+            "table": Lazy(f"{CLI}.table:delete_table", "Delete a table."),
             "token": Lazy(f"{CLI}.token:delete_token", "Delete a token."),
             "trigger": Lazy(f"{CLI}.trigger:delete_trigger", "Delete a trigger with its state."),
         },
@@ -87,8 +104,8 @@ def _group(name: str) -> LazyGroup:
     return LazyGroup(name=name, help=summary, lazy=lazy, no_args_is_help=True)
 
 
-create, show, enable, disable, run_group, delete = (
-    _group(name) for name in ("create", "show", "enable", "disable", "run", "delete")
+create, show, update, enable, disable, run_group, delete, restore = (
+    _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "delete", "restore")
 )
 plugin, wal, config = (_group(name) for name in ("plugin", "wal", "config"))
 
@@ -105,12 +122,16 @@ cli = LazyGroup(
         "demo": Lazy(f"{CLI}.demo:demo", "Watch a year of weather flow through plugins.", _SERVER),
         "write": Lazy(f"{CLI}.write:write", "Write line protocol.", _DATA),
         "query": Lazy(f"{CLI}.query:query", "Run SQL that reads.", _DATA),
-        "create": Lazy(f"{CLI}.main:create", "Create a database, a trigger, a token or a snapshot.", _DATA),
-        "show": Lazy(f"{CLI}.main:show", "Show databases, triggers, tokens, plugins, where the data is.", _DATA),
+        "create": Lazy(f"{CLI}.main:create", "Create a database, a table, a trigger, a token or a snapshot.", _DATA),
+        "show": Lazy(
+            f"{CLI}.main:show", "Show databases, tables, triggers, tokens, plugins, where the data is.", _DATA
+        ),
+        "update": Lazy(f"{CLI}.main:update", "Change how long rows are kept.", _DATA),
         "enable": Lazy(f"{CLI}.main:enable", "Enable a trigger.", _DATA),
         "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
         "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),
-        "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a trigger or a token.", _DATA),
+        "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
+        "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),
         "plugin": Lazy(f"{CLI}.main:plugin", "List, show and start plugins.", _HERE),
         "wal": Lazy(f"{CLI}.main:wal", "Look into the log of a data directory.", _HERE),
         "config": Lazy(f"{CLI}.main:config", "Show the settings of the server.", _HERE),

@@ -1,4 +1,4 @@
-"""Databases, tokens and plugins over HTTP."""
+"""Tokens and plugins over HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
 from walmill.units import INT64_MAX, format_time
 
-DATABASE = "/api/v3/configure/database"
 TOKEN = "/api/v3/configure/token"  # noqa: S105 - a path
 PLUGINS = "/api/v3/plugins"
 MAX_EXPIRY = 100 * 365 * 86_400
@@ -31,27 +30,6 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def fields(request: Request, **known: type) -> dict[str, Any]:
         return await read_fields(request.scope, request.receive, site.body_limit, known)
-
-    async def show_databases(request: Request) -> Response:
-        engine = site.engine
-        asked = await fields(request, format=str, show_deleted=bool)
-        if asked.get("format", "json") != "json":
-            raise InvalidRequest(f"format={asked['format']!r:.40}: databases are listed as json only")
-        return json_response([{"db": name, "iox::database": name} for name in engine.databases()])
-
-    async def create_database(request: Request) -> Response:
-        engine = site.engine
-        asked = await fields(request, db=str)
-        required(asked, "db")
-        await site.call(engine.create_database, asked["db"])
-        return Response(status_code=200)
-
-    async def delete_database(request: Request) -> Response:
-        engine = site.engine
-        asked = await fields(request, db=str)
-        required(asked, "db")
-        await site.call(engine.delete_database, asked["db"])
-        return Response(status_code=200)
 
     async def show_tokens(request: Request) -> Response:
         del request
@@ -85,7 +63,6 @@ def routes(site: Site) -> list[BaseRoute]:
         return json_response([one.to_json() for one in await site.call(engine.plugins)])
 
     return [
-        resource(DATABASE, GET=show_databases, POST=create_database, DELETE=delete_database),
         resource(TOKEN, GET=show_tokens, POST=create_token, DELETE=delete_token),
         resource(PLUGINS, GET=show_plugins),
     ]

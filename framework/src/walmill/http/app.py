@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-from walmill.http import admin, health, storage, triggers
+from walmill.http import admin, databases, health, storage, triggers
 from walmill.http.auth import Auth, AuthLayer
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
@@ -100,6 +100,7 @@ def build(
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
+        *databases.routes(site),
         *storage.routes(site),
         *health.routes(site),
     ]

@@ -161,6 +161,7 @@ def options_of(settings: Settings) -> EngineOptions:
         ),
         log_retention=LogRetention(age=settings.log_retention, bytes=settings.log_retention_size),
         join_rate=settings.join_rate or 0,
+        delete_grace=settings.delete_grace,
     )
 
 

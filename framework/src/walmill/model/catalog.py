@@ -20,24 +20,64 @@ INTERNAL = "_internal"
 """The database in which the engine writes what it observes about itself."""
 
 
+FOR_EVER = 0
+"""A retention period of a table that keeps its rows for ever, whatever its database says."""
+
+
+@frozen
+class Deleted:
+    """When something was deleted that can still be restored.
+
+    Attributes:
+        at: When, ns.
+        until: When its grace ends and its rows are gone, ns; None never.
+    """
+
+    at: int
+    until: int | None = None
+
+    def to_json(self) -> list[int | None]:
+        """As JSON types."""
+        return [self.at, self.until]
+
+    @classmethod
+    def from_json(cls, data: list[Any] | None) -> Deleted | None:
+        """From what `to_json` gave; None for what is not deleted."""
+        return None if data is None else cls(*data)
+
+
 @frozen
 class Table:
-    """A table: its id, its database, its columns."""
+    """A table: its id, its database, its columns.
+
+    Attributes:
+        retention: How long its rows are kept, ns; None as long as its database says, `FOR_EVER` for ever.
+        deleted: When it was deleted, if it was.
+    """
 
     id: int
     database_id: int
     schema: TableSchema
+    retention: int | None = None
+    deleted: Deleted | None = None
 
 
 @frozen
 class Database:
-    """A database: its id, its name, the ids of its tables and triggers by name."""
+    """A database: its id, its name, the ids of its tables and triggers by name; deleted tables are not among them.
+
+    Attributes:
+        retention: How long rows of its tables are kept, ns; None for ever.
+        deleted: When it was deleted, if it was.
+    """
 
     id: int
     name: str
     created_at: int = 0
     tables: HashTrieMap[str, int] = field(factory=HashTrieMap)
     triggers: HashTrieMap[str, int] = field(factory=HashTrieMap)
+    retention: int | None = None
+    deleted: Deleted | None = None
 
 
 @frozen
@@ -58,6 +98,9 @@ class Catalog:
     Attributes:
         next_id: The id that the next database, table or trigger gets.
         generation: Raised by each change of a trigger; tells caches when to look again.
+        databases: All databases by id, deleted ones as well.
+        names: The ids of those that are not deleted, by name.
+        tables: All tables by id, deleted ones as well.
     """
 
     next_id: int = 1
@@ -102,6 +145,25 @@ class Catalog:
             )
         return self.triggers[number]
 
+    def table(self, database: str, name: str) -> Table:
+        """The table of a name.
+
+        Raises:
+            NotFound: If there is no such database or table.
+        """
+        found = self.find_table(self.database(database), name)
+        if found is None:
+            raise NotFound(
+                f"there is no table {name!r} in the database {database!r}; `walmill show tables` lists them, a write creates one"
+            )
+        return found
+
+    def period_of(self, table: int) -> int | None:
+        """How long rows of a table are kept, ns; None for ever."""
+        found = self.tables[table]
+        period = self.databases[found.database_id].retention if found.retention is None else found.retention
+        return period or None
+
     def tables_of(self, database: Database) -> Iterator[Table]:
         """The tables of a database, by name."""
         for name in sorted(database.tables):
@@ -123,19 +185,25 @@ class Catalog:
 
 
 def _create_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
-    made = Database(id=d["id"], name=d["name"], created_at=d.get("at", 0))
+    made = Database(
+        id=d["id"],
+        name=d["name"],
+        created_at=d.get("at", 0),
+        retention=d.get("retention"),
+        deleted=Deleted.from_json(d.get("deleted")),
+    )
     return evolve(
         catalog,
         next_id=max(catalog.next_id, made.id + 1),
         databases=catalog.databases.insert(made.id, made),
-        names=catalog.names.insert(made.name, made.id),
+        names=catalog.names.insert(made.name, made.id) if made.deleted is None else catalog.names,
     )
 
 
 def _drop_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
     database = catalog.databases[d["id"]]
     tables, triggers = catalog.tables, catalog.triggers
-    for number in database.tables.values():
+    for number in [one.id for one in tables.values() if one.database_id == database.id]:
         tables = tables.remove(number)
     for number in database.triggers.values():
         triggers = triggers.remove(number)
@@ -143,7 +211,7 @@ def _drop_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
         catalog,
         generation=catalog.generation + 1,
         databases=catalog.databases.remove(database.id),
-        names=catalog.names.remove(database.name),
+        names=catalog.names if database.deleted else catalog.names.remove(database.name),
         tables=tables,
         triggers=triggers,
     )
@@ -152,16 +220,87 @@ def _drop_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
 def _create_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
     database = catalog.databases[d["db"]]
     made = Table(
-        id=d["id"], database_id=database.id, schema=TableSchema(d["name"], tuple(d["tags"]), dict(d["fields"]))
+        id=d["id"],
+        database_id=database.id,
+        schema=TableSchema(d["name"], tuple(d["tags"]), dict(d["fields"])),
+        retention=d.get("retention"),
+        deleted=Deleted.from_json(d.get("deleted")),
     )
+    names = database.tables if made.deleted else database.tables.insert(d["name"], made.id)
     return evolve(
         catalog,
         next_id=max(catalog.next_id, made.id + 1),
         generation=catalog.generation + 1,
-        databases=catalog.databases.insert(
-            database.id, evolve(database, tables=database.tables.insert(d["name"], made.id))
-        ),
+        databases=catalog.databases.insert(database.id, evolve(database, tables=names)),
         tables=catalog.tables.insert(made.id, made),
+    )
+
+
+def _drop_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    table = catalog.tables[d["id"]]
+    database = catalog.databases[table.database_id]
+    names = database.tables if table.deleted else database.tables.remove(table.schema.name)
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(database.id, evolve(database, tables=names)),
+        tables=catalog.tables.remove(table.id),
+    )
+
+
+def _set_retention(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    if d.get("table") is not None:
+        table = evolve(catalog.tables[d["table"]], retention=d["period"])
+        return evolve(catalog, tables=catalog.tables.insert(table.id, table))
+    database = evolve(catalog.databases[d["db"]], retention=d["period"])
+    return evolve(catalog, databases=catalog.databases.insert(database.id, database))
+
+
+def _delete_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    database = catalog.databases[d["id"]]
+    hidden = evolve(database, deleted=Deleted(d["at"], d.get("until")))
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(database.id, hidden),
+        names=catalog.names if database.deleted else catalog.names.remove(database.name),
+    )
+
+
+def _restore_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    shown = evolve(catalog.databases[d["id"]], name=d["name"], deleted=None)
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(shown.id, shown),
+        names=catalog.names.insert(shown.name, shown.id),
+    )
+
+
+def _delete_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    table = catalog.tables[d["id"]]
+    database = catalog.databases[table.database_id]
+    names = database.tables if table.deleted else database.tables.remove(table.schema.name)
+    hidden = evolve(table, deleted=Deleted(d["at"], d.get("until")))
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(database.id, evolve(database, tables=names)),
+        tables=catalog.tables.insert(table.id, hidden),
+    )
+
+
+def _restore_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    table = catalog.tables[d["id"]]
+    database = catalog.databases[table.database_id]
+    shown = evolve(table, schema=evolve(table.schema, name=d["name"]), deleted=None)
+    return evolve(
+        catalog,
+        generation=catalog.generation + 1,
+        databases=catalog.databases.insert(
+            database.id, evolve(database, tables=database.tables.insert(d["name"], table.id))
+        ),
+        tables=catalog.tables.insert(table.id, shown),
     )
 
 
@@ -216,7 +355,13 @@ def _drop_token(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
 _CHANGES = {
     "create_database": _create_database,
     "drop_database": _drop_database,
+    "delete_database": _delete_database,
+    "restore_database": _restore_database,
+    "set_retention": _set_retention,
     "create_table": _create_table,
+    "drop_table": _drop_table,
+    "delete_table": _delete_table,
+    "restore_table": _restore_table,
     "add_columns": _add_columns,
     "put_trigger": _put_trigger,
     "drop_trigger": _drop_trigger,
@@ -225,15 +370,27 @@ _CHANGES = {
 }
 
 
-def create_database(catalog: Catalog, name: str, now: int) -> dict[str, Any]:
+def create_database(catalog: Catalog, name: str, now: int, retention: int | None = None) -> dict[str, Any]:
     """The definition that creates a database.
+
+    Args:
+        catalog: What there is.
+        name: Its name.
+        now: ns since the epoch.
+        retention: How long rows of its tables are kept, ns; None for ever.
 
     Raises:
         Conflict: If it exists.
     """
     if name in catalog.names:
         raise Conflict(f"the database {name!r} exists already")
-    return {"op": "create_database", "id": catalog.next_id, "name": name, "at": now}
+    return {"op": "create_database", "id": catalog.next_id, "name": name, "at": now, **_kept(retention, None)}
+
+
+def _kept(retention: int | None, deleted: Deleted | None) -> dict[str, Any]:
+    """Members of a definition that most have not."""
+    members: dict[str, Any] = {} if retention is None else {"retention": retention}
+    return members if deleted is None else {**members, "deleted": deleted.to_json()}
 
 
 def put_token(token: Token) -> dict[str, Any]:
@@ -255,7 +412,13 @@ def definitions_of(catalog: Catalog) -> Iterator[dict[str, Any]]:
     """
     for number in sorted(catalog.databases):
         database = catalog.databases[number]
-        yield {"op": "create_database", "id": number, "name": database.name, "at": database.created_at}
+        yield {
+            "op": "create_database",
+            "id": number,
+            "name": database.name,
+            "at": database.created_at,
+            **_kept(database.retention, database.deleted),
+        }
     for number in sorted(catalog.tables):
         table = catalog.tables[number]
         yield {
@@ -265,6 +428,7 @@ def definitions_of(catalog: Catalog) -> Iterator[dict[str, Any]]:
             "name": table.schema.name,
             "tags": list(table.schema.tags),
             "fields": dict(table.schema.fields),
+            **_kept(table.retention, table.deleted),
         }
     for number in sorted(catalog.triggers):
         yield {"op": "put_trigger", "trigger": catalog.triggers[number].to_json()}

@@ -28,7 +28,7 @@ from walmill.buffer.source import TableSource
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.opened import Folder, OpenFiles
-from walmill.query.provider import TableCache
+from walmill.query.provider import TableCache, not_before
 from walmill.units import format_time
 
 _GROUP_ROWS = 131_072
@@ -94,7 +94,7 @@ def plan_table(
         Unavailable: If a file for the time of the query cannot be made.
     """
     if not files:
-        return TablePlan(cache.table(source.buffer))
+        return TablePlan(cache.fresh(source))
     paths = {}
     for file in files:
         check()
@@ -120,8 +120,11 @@ def plan_table(
             ordered.append((parts.write("buffer", late), ranges))
     if mixed:
         frames.append(parts.merged(ordered))
+    rows = parts.union(frames)
+    if source.cut_off is not None:
+        rows = rows.filter(not_before(source.cut_off))
     return TablePlan(
-        Table(parts.union(frames)),
+        Table(rows),
         len(apart),
         len(mixed),
         ranges if mixed else (),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
 from attrs import define, field
-from datafusion import SessionConfig, SessionContext
+from datafusion import Expr, SessionConfig, SessionContext, col, lit
 from datafusion.catalog import SchemaProvider, Table
 
 from walmill.buffer.merge import UniqueRows, advance
@@ -21,7 +21,7 @@ from walmill.buffer.series import times_of
 from walmill.buffer.source import TableSource
 from walmill.buffer.table import Log, TableBuffer
 from walmill.model.files import DataFile
-from walmill.model.schema import TableSchema, arrow_schema
+from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.choose import FileIndex, Probe
 
 CATALOG = "public"
@@ -73,6 +73,13 @@ class TableCache:
         with self._lock:
             self._tables[buffer] = table
         return table
+
+    def fresh(self, source: TableSource) -> Table:
+        """The rows of a table that are in memory and not expired, without repetitions."""
+        table = self.table(source.buffer)
+        if source.cut_off is None or source.buffer.num_rows == 0:
+            return table
+        return Table(self._maker.read_table(table).filter(not_before(source.cut_off)))
 
     def rows_inside(self, buffer: TableBuffer, ranges: Ranges) -> pa.Table:
         """The rows of a snapshot with times in the ranges, without repetitions; a copy of their own."""
@@ -202,7 +209,7 @@ class QuerySchema(SchemaProvider):
             if self.planned:
                 return self._cache.description(source.buffer)
             if not source.files:
-                return self._cache.table(source.buffer)
+                return self._cache.fresh(source)
             if name not in self.probes:
                 self.probes[name] = source, Probe(arrow_schema(source.schema))
             return Table(self.probes[name][1])
@@ -213,7 +220,14 @@ class QuerySchema(SchemaProvider):
     def needed(self) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
         """The tables with files that the plan names, and the files that it needs. To be asked once the plan is physical."""
         return {
-            name: (source, self._cache.index(source.files).matching(probe.filters, probe.schema))
+            name: (
+                source,
+                tuple(
+                    file
+                    for file in self._cache.index(source.files).matching(probe.filters, probe.schema)
+                    if source.cut_off is None or file.max_time >= source.cut_off
+                ),
+            )
             for name, (source, probe) in self.probes.items()
         }
 
@@ -261,6 +275,11 @@ class ExtraSchema(SchemaProvider):
     def table_exist(self, name: str) -> bool:
         """Whether there is such a table."""
         return name in self._makers
+
+
+def not_before(time: int) -> Expr:
+    """Whether a row is not older than a time, ns."""
+    return col(f'"{TIME}"') >= lit(pa.scalar(time, pa.timestamp("ns")))
 
 
 def _described(empty: pa.RecordBatch) -> Table:

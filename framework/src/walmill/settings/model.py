@@ -183,6 +183,12 @@ class Settings:
         unit="bytes",
         maximum=2**50,
     )
+    delete_grace: int = _setting(
+        "duration",
+        72 * units.HOUR,
+        "How long a deleted database or table can be restored, unless the deletion says otherwise.",
+        maximum=3650 * units.DAY,
+    )
     join_rate: int | None = _setting(
         "size",
         64 * _MIB,

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from walmill.units import MINUTE, SECOND
 
-Cause = Literal["memory", "buffer", "log", "age"]
+Cause = Literal["memory", "buffer", "log", "deleted", "age"]
 """Why a snapshot is due, the most urgent first."""
 
 _LONGEST_WAIT = MINUTE
@@ -59,11 +59,17 @@ class Facts:
     failed_at: int = 0
 
 
-def snapshot_due(facts: Facts, limits: Limits, now: int) -> Cause | None:
+def snapshot_due(facts: Facts, limits: Limits, now: int, *, deleted: bool = False) -> Cause | None:
     """Why a snapshot is due; None if it is not. The caller sees to it that only one is under way.
 
     After a failure it is due again after 1 s, 2 s, 4 s and so on, at most a minute; being short of memory changes nothing
     about that, since the store that failed is the same.
+
+    Args:
+        facts: How things are.
+        limits: What is allowed.
+        now: Wall-clock time, ns.
+        deleted: Whether a table was deleted for good whose files the newest manifest still names.
     """
     if facts.sequence <= facts.covered:
         return None
@@ -75,6 +81,8 @@ def snapshot_due(facts: Facts, limits: Limits, now: int) -> Cause | None:
         return "memory"
     if facts.log_bytes >= limits.log_bytes:
         return "log"
+    if deleted:
+        return "deleted"
     return "age" if now - facts.since >= limits.age else None
 
 

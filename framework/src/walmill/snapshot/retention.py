@@ -50,11 +50,6 @@ class Expiry:
         )
 
 
-def retention_period(table: int | None, database: int | None) -> int | None:
-    """How long rows of a table are kept, ns: its own period, else that of its database, else for ever (None)."""
-    return database if table is None else table
-
-
 def plan_retention(files: Iterable[DataFile], period: int | None, now: int) -> Expiry:
     """What is expired.
 

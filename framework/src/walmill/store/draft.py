@@ -16,9 +16,14 @@ from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME, FieldType, TableSchema
 from walmill.store.commit import Commit, RowsPart, Source, StatePart
 from walmill.store.view import View
+from walmill.units import DAY
 
 COMMIT_BYTES = 32 * 2**20
 """No commit is larger: what one run writes, or one request brings."""
+
+
+INTERNAL_RETENTION = 30 * DAY
+"""How long what the engine writes about itself is kept, unless somebody says otherwise, ns."""
 
 
 class SchemaConflict(InvalidRequest):
@@ -68,7 +73,9 @@ class Draft:
         if found is None:
             if name != INTERNAL:
                 check_database_name(name)
-            self.define(create_database(self.catalog, name, self.time))
+            self.define(
+                create_database(self.catalog, name, self.time, INTERNAL_RETENTION if name == INTERNAL else None)
+            )
             found = self.catalog.database(name)
         return found
 

@@ -15,6 +15,8 @@ from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
 from walmill.store.commit import Commit
 
+EARLIEST = -(2**63)
+
 
 @frozen
 class View:
@@ -69,7 +71,7 @@ class View:
         tables = self.tables
         for commit in commits:
             for definition in commit.definitions:
-                if definition["op"] == "drop_database":
+                if definition["op"] in ("drop_database", "drop_table"):
                     gone = [number for number in tables if number not in self.catalog.tables]
                     for number in gone:
                         tables = tables.remove(number)
@@ -118,17 +120,18 @@ class View:
                 cursors = cursors.insert(trigger, evolve(cursor.move(known.through, known.done), fired=cursor.fired))
         return evolve(self, cursors=cursors)
 
-    def tables_of(self, database: str, locate: Locate = no_store) -> Tables:
+    def tables_of(self, database: str, locate: Locate = no_store, now: int | None = None) -> Tables:
         """The tables of a database, by name, looked up when they are asked for; empty ones as well.
 
         Args:
             database: Name of the database.
             locate: Gives the local path of a file.
+            now: Wall-clock time, ns: rows that have expired by then are left out. None leaves out none.
 
         Raises:
             NotFound: If there is no such database.
         """
-        return Tables(self, self.catalog.database(database), locate)
+        return Tables(self, self.catalog.database(database), locate, now)
 
 
 class Tables(Mapping[str, TableSource]):
@@ -138,21 +141,25 @@ class Tables(Mapping[str, TableSource]):
         view: The view.
         database: The database.
         locate: Gives the local path of a file.
+        now: Wall-clock time, ns: rows that have expired by then are left out. None leaves out none.
     """
 
-    __slots__ = ("_database", "_locate", "_view")
+    __slots__ = ("_database", "_locate", "_now", "_view")
 
-    def __init__(self, view: View, database: Database, locate: Locate = no_store) -> None:
+    def __init__(self, view: View, database: Database, locate: Locate = no_store, now: int | None = None) -> None:
         self._view = view
         self._database = database
         self._locate = locate
+        self._now = now
 
     def __getitem__(self, name: str) -> TableSource:
         number = self._database.tables[name]
         buffer = self._view.tables.get(number)
         if buffer is None:
             buffer = TableBuffer.empty(self._view.catalog.tables[number].schema)
-        return TableSource(buffer, self._view.files.get(number) or (), self._locate)
+        period = None if self._now is None else self._view.catalog.period_of(number)
+        cut_off = None if self._now is None or period is None else max(EARLIEST, self._now - period)
+        return TableSource(buffer, self._view.files.get(number) or (), self._locate, cut_off)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._database.tables)

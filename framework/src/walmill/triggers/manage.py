@@ -189,7 +189,7 @@ def check_path(catalog: Catalog, trigger: Trigger, spec: RequestSpec) -> None:
         Conflict: Naming the other one.
     """
     for other in sorted(catalog.triggers.values(), key=lambda one: one.id):
-        if other.id == trigger.id:
+        if other.id == trigger.id or catalog.databases[other.database_id].deleted is not None:
             continue
         theirs = parse_spec(other.spec)
         if not isinstance(theirs, RequestSpec):
@@ -266,6 +266,19 @@ def pause_trigger(draft: Draft, trigger: int, generation: int, reason: str) -> N
     current = draft.catalog.triggers.get(trigger)
     if current is not None and current.generation == generation:
         _put(draft, evolve(current, state="paused", reason=reason))
+
+
+def resume_trigger(draft: Draft, trigger: int) -> None:
+    """Enables a trigger that the engine has paused, unless another one has its path by now: then it says so and stays paused."""
+    found = draft.catalog.triggers[trigger]
+    spec = parse_spec(found.spec)
+    try:
+        if isinstance(spec, RequestSpec):
+            check_path(draft.catalog, found, spec)
+    except Conflict as error:
+        _put(draft, evolve(found, reason=error.message))
+    else:
+        _put(draft, evolve(found, state="enabled", reason=None))
 
 
 def delete_trigger(draft: Draft, database: str, name: str, *, force: bool) -> None:
