@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import evolve
 
 from walmill.auth.tokens import write_token_file
+from walmill.backup.copy import Told, quiet
+from walmill.backup.description import Description
 from walmill.buffer.looker import Looker
 from walmill.buffer.source import no_store
 from walmill.context.capture import Capture
@@ -347,6 +349,23 @@ class Engine(Definitions):
         if self._keeper is None:
             raise Conflict("this engine keeps everything in memory; open it with a data_dir to have files")
         return self._keeper.tidy()
+
+    def backup(self, target: ObjectStore, told: Told = quiet) -> Description:
+        """Makes a backup of everything that is committed by now, beside the writes that go on.
+
+        Args:
+            target: Where it goes; `walmill.objects.open.open_store` opens a directory. Backups there share what they have in
+                common.
+            told: Told how far it is; what it raises ends the backup.
+
+        Raises:
+            Conflict: If this engine has no data directory, nothing was ever committed, or the target has backups of another one.
+            Unavailable: If a store does not answer.
+            DataCorruption: If a file of this engine is damaged.
+        """
+        if self._keeper is None:
+            raise Conflict("this engine keeps everything in memory; open it with a data_dir to have backups")
+        return self._keeper.backup(target, told)
 
     def storage(self) -> dict[str, Any]:
         """What is kept, and where: see `walmill.storage.describe_storage`."""

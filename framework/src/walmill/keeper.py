@@ -17,6 +17,9 @@ from pathlib import Path
 from attrs import define
 from rpds import HashTrieMap
 
+from walmill.backup.copy import Told
+from walmill.backup.create import create_backup
+from walmill.backup.description import Description
 from walmill.buffer.table import TableBuffer
 from walmill.clock import Clock
 from walmill.databases import drop_overdue, overdue, periods
@@ -215,6 +218,12 @@ class Keeper:
                 f"the snapshot takes longer than {timeout:g} s; it goes on: `walmill show storage` says when it is there",
                 retry_after=30,
             ) from None
+
+    def backup(self, target: ObjectStore, told: Told) -> Description:
+        """Makes a backup of all that is committed by now; see `create_backup`. Writes, snapshots and clean-up go on beside it."""
+        self.snapshot()
+        loaded = self._head.current  # as long as this is held, nothing that it names is deleted
+        return create_backup(self._store, loaded, target, now=self._clock.now_ns(), told=told)
 
     def tidy(self) -> int:
         """Lets go of what is past its time, joins files and deletes objects that nobody needs, now, in the caller's thread.

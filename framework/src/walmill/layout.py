@@ -6,6 +6,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from walmill.errors import DataCorruption, Unavailable
 
@@ -13,6 +14,8 @@ FORMAT = 1
 """The format that this engine writes. Format 0 has no file that says so, and no objects: only a log."""
 
 NAME = "walmill.json"
+RESTORING = "restoring.json"
+"""Is there as long as a backup is being restored into the directory, and says which."""
 
 
 def check_layout(root: Path) -> None:
@@ -25,6 +28,11 @@ def check_layout(root: Path) -> None:
         DataCorruption: If a newer engine has written it, or the file that says so cannot be read.
         Unavailable: If it cannot be written.
     """
+    if (root / RESTORING).exists():
+        raise DataCorruption(
+            f"a backup is being restored into the data directory {root}, or that was broken off: run the same "
+            "`walmill backup restore` again, it goes on where it was"
+        )
     path = root / NAME
     engine = version("walmill")
     try:
@@ -48,6 +56,38 @@ def check_layout(root: Path) -> None:
         _write(path, json.dumps({"format": FORMAT, "engine": engine}) + "\n")
 
 
+def restoring(root: Path) -> Any:
+    """Which backup is being restored into a directory; None for none."""
+    try:
+        return json.loads((root / RESTORING).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def set_restoring(root: Path, backup: Any) -> None:
+    """Notes which backup is being restored into a directory; None when it is there.
+
+    Raises:
+        Unavailable: If it cannot be written.
+    """
+    if backup is not None:
+        _write(root / RESTORING, json.dumps(backup) + "\n")
+        return
+    try:
+        (root / RESTORING).unlink()
+        _sync_directory(root)
+    except OSError as error:
+        raise Unavailable(f"{root / RESTORING} cannot be removed: {error.strerror or error}") from None
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 def _write(path: Path, text: str) -> None:
     aside = path.with_suffix(".new")
     try:
@@ -56,11 +96,7 @@ def _write(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(path.parent)
     except OSError as error:
         raise Unavailable(
             f"{path} cannot be written ({error.strerror or error}); give the directory space and write permission"

@@ -23,6 +23,7 @@ TABLES = "/api/v3/configure/table"
 TOKENS = "/api/v3/configure/token"
 STORAGE = "/api/v3/storage"
 SNAPSHOT = "/api/v3/snapshot"
+BACKUP = "/api/v3/backup"
 _SHOWN = 300
 
 
@@ -487,6 +488,27 @@ class Client:
         answer = self._object(self.request("POST", SNAPSHOT))
         made: dict[str, Any] | None = answer.get("snapshot")
         return made
+
+    def backup(self, to: str) -> Iterator[dict[str, Any]]:
+        """Has a backup made, and tells how far it is; the last thing it gives has a `done`.
+
+        Raises:
+            Refused: If it was not made.
+        """
+        with self.stream("POST", BACKUP, body={"to": to}) as response:
+            rest = b""
+            for piece in self.pieces(response):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    said = json.loads(line)
+                    if "error" in said:
+                        raise Refused(str(said["error"]), 200, said)
+                    yield said
+                    if "done" in said:
+                        return
+        raise CannotReach(
+            f"{self.address} ended its answer before the backup was there; the next one goes on with what is there"
+        )
 
     # ---- tokens, plugins, the server
 

@@ -85,6 +85,17 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
             "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
         },
     ),
+    "backup": (
+        "Make, verify and restore backups.",
+        {
+            "create": Lazy(f"{CLI}.backup:create_backup", "Make a backup of a running server."),
+            "list": Lazy(f"{CLI}.backup:list_backups", "List the backups in a place."),
+            "verify": Lazy(f"{CLI}.backup:verify_backup", "Read all that backups have, and check it."),
+            "restore": Lazy(f"{CLI}.backup:restore_backup", "Restore a backup into an empty data directory."),
+            "delete": Lazy(f"{CLI}.backup:delete_backups", "Delete backups."),
+            "prune": Lazy(f"{CLI}.backup:prune_backups", "Delete all backups but the newest."),
+        },
+    ),
     "wal": (
         "Look into the log of a data directory.",
         {
@@ -107,7 +118,7 @@ def _group(name: str) -> LazyGroup:
 create, show, update, enable, disable, run_group, delete, restore = (
     _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "delete", "restore")
 )
-plugin, wal, config = (_group(name) for name in ("plugin", "wal", "config"))
+plugin, wal, config, backup = (_group(name) for name in ("plugin", "wal", "config", "backup"))
 
 cli = LazyGroup(
     name="walmill",
@@ -132,6 +143,7 @@ cli = LazyGroup(
         "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),
         "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
         "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),
+        "backup": Lazy(f"{CLI}.main:backup", "Make, verify and restore backups.", _SERVER),
         "plugin": Lazy(f"{CLI}.main:plugin", "List, show and start plugins.", _HERE),
         "wal": Lazy(f"{CLI}.main:wal", "Look into the log of a data directory.", _HERE),
         "config": Lazy(f"{CLI}.main:config", "Show the settings of the server.", _HERE),

@@ -17,6 +17,7 @@ from walmill.engine import Engine
 from walmill.errors import InvalidRequest
 from walmill.http import admin, databases, health, storage, triggers
 from walmill.http.auth import Auth, AuthLayer
+from walmill.http.backup import BackupEndpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
 from walmill.http.problems import Boundary, answer_to
@@ -98,6 +99,7 @@ def build(
         Route("/query", StatementEndpoint(site), methods=["GET", "POST"], name="query_v1"),
         Route("/api/v3/query_sql", query, methods=["GET", "POST"], name="query_sql"),
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
+        Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
         *databases.routes(site),
