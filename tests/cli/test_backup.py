@@ -84,7 +84,7 @@ def test_backups_of_a_server_that_is_written_to_and_killed(
     place = tmp_path / "backups"
     marks: dict[int, tuple[int, Load]] = {}
     first = 0
-    for turn in range(6):
+    for turn in range(4):
         server = start("--snapshot-interval", "1s")
         load = Load(server, first)
         made = begin(server, "backup", "create", str(place))
@@ -104,7 +104,7 @@ def test_backups_of_a_server_that_is_written_to_and_killed(
         made.communicate(timeout=DEADLINE)
         load.stop()
         first = load.sent
-    assert len(marks) == 3
+    assert len(marks) == 2
     verified = walmill("backup", "verify", str(place))
     assert verified.code == 0, verified
     listed = {one["backup"]: one for one in json.loads(walmill("backup", "list", str(place), "--format", "json").out)}
@@ -118,7 +118,7 @@ def test_backups_of_a_server_that_is_written_to_and_killed(
         assert found_rows[-1] <= load.sent
         missing = set(range(1, found_rows[-1] + 1)) - set(found_rows)
         # a row that was sent when the server was killed may be there or not: one for each time at most
-        assert len(missing) <= 6
+        assert len(missing) <= 4
         assert found_rows[-1] >= least
 
 
@@ -145,8 +145,9 @@ def test_a_restore_that_is_killed_is_gone_on_with(
         process.communicate(timeout=DEADLINE)
         if (directory / "walmill.json").exists():
             break
-        refused = walmill("serve", "--data-dir", str(directory), "--http-bind", "127.0.0.1:0", "--log-format", "json")
-        assert (refused.code, "run the same `walmill backup restore` again" in refused.err) == (1, True)
+        refused = begin(nowhere, "serve", "--data-dir", str(directory), "--http-bind", "127.0.0.1:0")
+        said = refused.communicate(timeout=DEADLINE)[0].decode()
+        assert (refused.returncode, "run the same `walmill backup restore` again" in said) == (1, True), said
     if not (directory / "walmill.json").exists():
         assert walmill("backup", "restore", str(place), "--data-dir", str(directory)).code == 0
     assert rows(directory) == list(range(1, 13))
