@@ -183,7 +183,7 @@ def test_backups_are_listed_pruned_and_deleted(walmill: Command, place: Path) ->
         (("backup", "restore", "{place}", "--data-dir", "new", "--at", "0"), 1, "ends at the sequence"),
         (("backup", "restore", "{place}", "--data-dir", "new", "--at", "soon"), 2, "neither a sequence nor a time"),
         (("backup", "restore", "{place}", "--data-dir", "{data}"), 1, "not empty"),
-        (("backup", "restore", "ftp://x/y", "--data-dir", "new"), 1, "ftp://, which is not known"),
+        (("backup", "restore", "ftp://x/y", "--data-dir", "new"), 1, "none of s3://"),
         (("backup", "restore", "{place}"), 2, "--data-dir"),
         (("backup", "delete", "{place}", "7"), 1, "there is no backup 7"),
         (("backup", "delete", "{place}"), 2, "NUMBERS"),

@@ -371,6 +371,8 @@ def test_doctor(local: Command, server: Any, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").touch()
     assert checks("--data-dir", str(tmp_path / "file"), code=1)["data directory"]["status"] == "failed"
     assert checks("--log-level", "loud", code=1)["settings"]["status"] == "failed"
+    assert found["object store"]["status"] == "ok"
+    assert "none of s3://" in checks("--object-store", "s4://b", code=1)["object store"]["result"]
     monkeypatch.setenv("WALMILL_LOG_LEVL", "debug")
     assert checks()["environment"]["result"] == "nothing reads WALMILL_LOG_LEVL; did you mean WALMILL_LOG_LEVEL?"
     assert "| plugins " in local("doctor").out

@@ -103,7 +103,7 @@ def test_a_trigger_that_holds_the_log_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "status", "said"),
-    [({}, 400, "to is missing"), ({"to": "s4://x"}, 400, "not known"), ({"to": "/tmp/x"}, 409, "in memory")],
+    [({}, 400, "to is missing"), ({"to": "s4://x"}, 400, "none of s3://"), ({"to": "/tmp/x"}, 409, "in memory")],
 )
 def test_a_backup_that_cannot_be(client: TestClient, sent: dict[str, str], status: int, said: str) -> None:
     answer = client.post("/api/v3/backup", json=sent)

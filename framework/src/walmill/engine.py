@@ -27,18 +27,18 @@ from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
-from walmill.errors import Conflict, InvalidRequest, PluginFailure
+from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
 from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
-from walmill.keeper import Keeper, KeeperFigures, begin_view
+from walmill.keeper import Keeper, KeeperFigures, begin_view, open_objects
 from walmill.layout import check_layout
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
-from walmill.objects.local import LocalStore
+from walmill.objects.cache import FileCache
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
 from walmill.options import EngineOptions
@@ -82,6 +82,8 @@ class Engine(Definitions):
         self.request_triggers: tuple[Trigger, ...] = ()
         self._lock: DirectoryLock | None = None
         self._store: ObjectStore | None = None
+        self._cache: FileCache | None = None
+        self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -122,7 +124,9 @@ class Engine(Definitions):
             self._lock = DirectoryLock.acquire(root)
             check_layout(root)
             directory = str(root / "wal")
-            self._store = LocalStore(str(root / "objects"), fs)
+            if options.object_store is not None and options.object_store.lower().startswith("memory:"):
+                log.warning("files are kept in memory only: what is in a snapshot is gone with this process")
+            self._store, self._cache = open_objects(options.object_store, root, fs, options.object_cache)
         self.registry = Registry(
             disabled=options.disabled_plugins,
             allowed=options.allowed_plugins,
@@ -178,7 +182,13 @@ class Engine(Definitions):
         )
         if loaded is not None and self._store is not None:
             assert options.data_dir is not None
-            head = Head(self._store, loaded, epoch=self._wal.epoch + 1, now=options.clock.now_ns)
+            head = Head(
+                self._store,
+                loaded,
+                epoch=self._wal.epoch + 1,
+                now=options.clock.now_ns,
+                shared=self._cache is not None,
+            )
             if loaded.manifest is not None:
                 head.claim()
             self._keeper = Keeper(
@@ -194,6 +204,7 @@ class Engine(Definitions):
                 join_rate=options.join_rate,
                 joins=options.joins,
                 superseded=self._superseded,
+                cache=self._cache,
             )
         self._writer = Writer(
             self._committer,
@@ -245,6 +256,12 @@ class Engine(Definitions):
         log.error("the engine stops taking writes", error=error.message)
         self.ready = False
         self._writer.stop()
+        for told in self._on_end:
+            told(error)
+
+    def on_end(self, told: Callable[[WalmillError], None]) -> None:
+        """Has `told` called when the engine cannot go on, with the reason; from a thread of the engine's. Close it then."""
+        self._on_end.append(told)
 
     def _published(self, published: Published) -> bool:
         tables = published.view.tables

@@ -6,6 +6,7 @@ change about where rows lie becomes part of the view in the committer's thread, 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -20,13 +21,17 @@ from rpds import HashTrieMap
 from walmill.backup.copy import Told
 from walmill.backup.create import create_backup
 from walmill.backup.description import Description
+from walmill.buffer.source import Located
 from walmill.buffer.table import TableBuffer
 from walmill.clock import Clock
 from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
 from walmill.errors import Unavailable, WalmillError
+from walmill.fs.protocol import FileSystem
 from walmill.model.files import DataFile
 from walmill.model.trigger import RETENTION
+from walmill.objects.cache import FileCache
+from walmill.objects.open import open_store
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
 from walmill.snapshot.compact import Bounds
@@ -52,6 +57,8 @@ TIDY_SECONDS = 2.0
 """So often it is looked whether files are worth joining, if there are new ones."""
 SWEEP_SECONDS = 30.0
 """At most so often objects are looked for that nobody needs: that lists all of them."""
+LOOK_SECONDS = 5.0
+"""So often it is looked whether another process has taken a remote store over."""
 RELEASE_SECONDS = 30.0
 """So often it is looked whether triggers have held the log for too long, if no snapshot was made meanwhile."""
 _POSITIONS_SECONDS = 2.0
@@ -82,6 +89,24 @@ class KeeperFigures:
     released: int = 0
     expired: int = 0
     seconds: float = 0.0
+
+
+def open_objects(place: str | None, root: Path, fs: FileSystem, cache: int) -> tuple[ObjectStore, FileCache | None]:
+    """The object store of an engine, and the copies of its files on this machine if it is not there.
+
+    Args:
+        place: A directory, or the URL of a bucket; None for the directory `objects` in the data directory.
+        root: The data directory.
+        fs: Its files.
+        cache: Bytes that copies may take.
+
+    Raises:
+        WalmillError: The store cannot be used.
+    """
+    store = open_store(str(root / "objects") if place is None else place, fs)
+    if store.local_path("tables") is not None:
+        return store, None
+    return store, FileCache(store, root / "cache", cache)
 
 
 def begin_view(loaded: Loaded) -> View:
@@ -122,6 +147,7 @@ class Keeper:
         join_rate: Bytes per second that joining may read and write; 0 for no limit.
         joins: Which files are joined.
         superseded: Called when another process has taken the store over.
+        cache: Copies of data files on this machine; None if the store is a directory of it.
     """
 
     def __init__(
@@ -139,8 +165,10 @@ class Keeper:
         join_rate: int,
         joins: Bounds,
         superseded: Callable[[Superseded], None],
+        cache: FileCache | None = None,
     ) -> None:
         self._head = head
+        self._cache = cache
         self._store = store
         self._committer = committer
         self._mill = mill
@@ -157,7 +185,7 @@ class Keeper:
         self._since = 0
         self._failures = 0
         self._failed_at = 0
-        self._released_at = 0.0
+        self._released_at = self._looked_at = 0.0
         self._asked: list[Future[Manifest | None]] = []
         self._guard = threading.Lock()
         self._work = threading.Lock()  # held while a snapshot is made
@@ -268,6 +296,10 @@ class Keeper:
             with self._guard:
                 asked, self._asked = self._asked, []
             try:
+                if self._cache is not None and time.monotonic() - self._looked_at > LOOK_SECONDS:
+                    self._looked_at = time.monotonic()
+                    with contextlib.suppress(Unavailable):
+                        self._head.look()
                 made = self._look(asked=bool(asked))
                 for future in asked:
                     future.set_result(self._head.current.manifest)
@@ -480,11 +512,22 @@ class Keeper:
 
     # ---- reading
 
-    def locate(self, file: DataFile) -> str:
-        """The local path of a data file."""
+    def locate(self, file: DataFile) -> Located:
+        """A data file on this machine; see `Locate`."""
+        if self._cache is not None:
+            return self._cache.locate(file)
         path = self._store.local_path(file.path)
-        assert path is not None  # the store of an engine is a directory
-        return path
+        assert path is not None  # a store without a cache is a directory
+        return Located(path)
+
+    @property
+    def store_name(self) -> str:
+        """The object store, for people."""
+        return self._store.name
+
+    def cached(self) -> dict[str, int] | None:
+        """Number and bytes of the copies of files on this machine; None if the store is here."""
+        return None if self._cache is None else {"files": self._cache.files, "bytes": self._cache.bytes}
 
     @property
     def behind_bytes(self) -> int:

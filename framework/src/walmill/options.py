@@ -38,6 +38,9 @@ class EngineOptions:
             and the machine has more than one processor.
         snapshots: When rows go from memory and log into files, and when writers have to wait for that. Only with a `data_dir`.
         log_retention: How much log is kept for triggers that are behind.
+        object_store: Where files go: a directory, or the URL of a bucket (`s3://`, `gs://`, `az://`); None takes the directory
+            `objects` in `data_dir`. Only one engine may use it.
+        object_cache: Bytes of copies of data files that are kept on this machine, if the store is a bucket.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         joins: Which files are joined, and how large they become.
         delete_grace: How long databases and tables that were deleted can be restored, ns, unless a call says otherwise.
@@ -61,6 +64,8 @@ class EngineOptions:
     reader_processes: bool = False
     snapshots: SnapshotLimits = field(factory=SnapshotLimits)
     log_retention: LogRetention = field(factory=LogRetention)
+    object_store: str | None = None
+    object_cache: int = 10 * 2**30
     join_rate: int = 64 * 2**20
     joins: Bounds = field(factory=Bounds)
     delete_grace: int = 72 * HOUR

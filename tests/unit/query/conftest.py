@@ -10,7 +10,7 @@ import pytest
 from walmill.buffer.merge import align, merge_rows
 from walmill.buffer.ranges import unite
 from walmill.buffer.series import times_of
-from walmill.buffer.source import TableSource
+from walmill.buffer.source import Located, TableSource
 from walmill.buffer.table import TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import arrow_schema
@@ -94,7 +94,7 @@ class Store:
 
     def locate(self, file):
         self.located.append(file.path)
-        return file.path
+        return Located(file.path)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from walmill.buffer.source import TableSource
+from walmill.buffer.source import Located, TableSource
 from walmill.buffer.table import TableBuffer
 from walmill.errors import DataCorruption, Internal, InvalidRequest, Unavailable
 from walmill.model.schema import TableSchema
@@ -172,7 +172,7 @@ def test_few_ranges_are_compared_however_many_files_there_are(engine, store, mon
 
     def locate(file):
         asked.append(file.path)
-        return first.path
+        return Located(first.path)
 
     monkeypatch.setattr(choose.pa_dataset, "FileSystemDataset", Counting)
     source = TableSource(TableBuffer.empty(CPU), files, locate)
@@ -402,7 +402,7 @@ def test_temporary_files_go_with_the_query(engine, store, tmp_path, monkeypatch,
 def test_time_is_up_while_files_are_fetched(engine, store):
     def slow(file):
         threading.Event().wait(0.1)
-        return file.path
+        return Located(file.path)
 
     with pytest.raises(QueryTimeout, match=r"stopped after 0\.05 s"):
         engine.query({"cpu": evolve(store.source(), locate=slow)}, "SELECT * FROM cpu", timeout=0.05)

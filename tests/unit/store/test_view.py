@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
+from walmill.buffer.source import Located
 from walmill.errors import Internal, NotFound
 from walmill.model.files import DataFile
 from walmill.store.commit import Commit
@@ -41,9 +42,9 @@ def view() -> View:
 
 
 def test_a_table_has_its_files_and_the_columns_of_the_catalog(view: View) -> None:
-    source = view.tables_of("d", lambda file: f"/store/{file.path}")["cpu"]
+    source = view.tables_of("d", lambda file: Located(f"/store/{file.path}"))["cpu"]
     assert source.files == FILES
-    assert source.locate(FILES[1]) == "/store/tables/d-1/cpu-2/1"
+    assert source.locate(FILES[1]).path == "/store/tables/d-1/cpu-2/1"
     assert source.buffer.num_rows == 0
     assert source.schema.column_names() == ["host", "v", "time"]
     with pytest.raises(Internal, match="'tables/d-1/cpu-2/0' belongs to a table, and there is no object store"):

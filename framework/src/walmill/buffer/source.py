@@ -11,15 +11,31 @@ from walmill.errors import Internal
 from walmill.model.files import DataFile
 from walmill.model.schema import TableSchema
 
-Locate = Callable[[DataFile], str]
-"""Gives the local path of a file, and fetches it first if need be. Any thread may call it, once per query and file.
 
-What lies there must stay as long as the view from which the query got the table. It raises `DataCorruption` if the store has
-no such file, and `Unavailable` if the store cannot be asked.
+@frozen(eq=False)
+class Located:
+    """A data file on this machine.
+
+    Attributes:
+        path: Where it is.
+        pin: As long as somebody holds it, the file stays.
+        checked: Whether its bytes were compared with its checksum since they were written there.
+    """
+
+    path: str
+    pin: object = None
+    checked: bool = False
+
+
+Locate = Callable[[DataFile], Located]
+"""Gives a file on this machine, and fetches it first if need be. Any thread may call it, once per query and file.
+
+What lies there must stay as long as the view from which the query got the table, or as long as the pin. It raises
+`DataCorruption` if the store has no such file, and `Unavailable` if the store cannot be asked.
 """
 
 
-def no_store(file: DataFile) -> str:
+def no_store(file: DataFile) -> Located:
     """What locates files where there is no store.
 
     Raises:

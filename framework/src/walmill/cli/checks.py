@@ -126,6 +126,38 @@ def check_file_system(kind: str | None) -> Check:
     return Check("file system", "ok", kind)
 
 
+def check_store(place: str | None, problem: str | None) -> Check:
+    """Whether the object store can be used.
+
+    Args:
+        place: A directory or a URL; None for the directory in the data directory.
+        problem: What it answered, if it cannot; None if it can, or was not asked.
+    """
+    name = "object store"
+    if place is None:
+        return Check(name, "ok", "objects in the data directory")
+    if problem is not None:
+        return Check(name, "failed", problem, "mend the bucket or the credentials, or name another with --object-store")
+    if place.lower().startswith("memory:"):
+        return Check(
+            name, "warning", "memory://: what is in it is gone with the server", "name a directory or a bucket"
+        )
+    return Check(name, "ok", place)
+
+
+def store_problem(place: str | None) -> str | None:
+    """What an object store answers when it is asked to read, write, list, and create only if absent; None if all is well."""
+    if place is None or "://" not in place:
+        return None
+    from walmill.objects.open import open_store
+
+    try:
+        open_store(place).close()
+    except WalmillError as error:
+        return error.message
+    return None
+
+
 def check_clock(now: float, newest: float | None) -> Check:
     """Whether the clock can be right.
 
@@ -242,6 +274,7 @@ def gather(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     usage = shutil.disk_usage(place)
     yield check_space(usage.free, usage.total, settings.segment_size)
     yield check_file_system(file_system_of(place, _mounts()))
+    yield check_store(settings.object_store, store_problem(settings.object_store))
     yield check_clock(time.time(), _newest(settings.data_dir))
     held, holder = lock_state(settings.data_dir)
     yield check_lock(holder, held)

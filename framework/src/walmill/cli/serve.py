@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _METAVARS = {
     "path": "PATH",
+    "store": "PATH|URL",
     "address": "HOST:PORT",
     "int": "N",
     "size": "SIZE",

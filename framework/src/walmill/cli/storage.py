@@ -57,6 +57,9 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, Any]]:
         lines.append(
             ("snapshot", f"{snapshot['number']} at sequence {snapshot['sequence']}, made {snapshot['created']}")
         )
+    lines.append(("files in", found["store"]))
+    if cache := found["cache"]:
+        lines.append(("copies here", f"{cache['files']:,} files, {_size(cache['bytes'])}"))
     lines.append(("memory used", f"{log['pressure']:.1%} of what rows may take"))
     done = ", ".join(f"{work[name]:,} {name.replace('_', ' ')}" for name in ("snapshots", "joins", "objects_deleted"))
     if work["snapshot_failures"]:

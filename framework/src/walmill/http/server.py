@@ -21,7 +21,7 @@ from walmill.auth.tokens import Token, ensure_token_file, hash_token
 from walmill.collector import calm_collector, short_turns
 from walmill.context.local import Limits
 from walmill.engine import Engine
-from walmill.errors import InvalidRequest, Unavailable
+from walmill.errors import InvalidRequest, Unavailable, WalmillError
 from walmill.http.app import build
 from walmill.http.auth import Auth
 from walmill.http.declared import create_declared
@@ -160,6 +160,8 @@ def options_of(settings: Settings) -> EngineOptions:
             memory_bytes=settings.buffer_memory_limit,
         ),
         log_retention=LogRetention(age=settings.log_retention, bytes=settings.log_retention_size),
+        object_store=settings.object_store,
+        object_cache=settings.object_cache_size,
         join_rate=settings.join_rate or 0,
         delete_grace=settings.delete_grace,
     )
@@ -236,7 +238,7 @@ def run(settings: Settings) -> int:
         The exit code: 0 after an orderly end, 1 if the server could not start.
 
     Raises:
-        WalmillError: The settings contradict each other, the address is taken, or the engine cannot be opened.
+        WalmillError: The settings contradict each other, the address is taken, the engine cannot be opened, or it cannot go on.
     """
     problems = settings.problems()
     if problems:
@@ -272,6 +274,13 @@ def _serve(settings: Settings, engine: Engine, bound: socket.socket, ending: _En
     url = url_of(bound)
     server = _server(app, lambda: log.info("listening", url=url, data_dir=str(settings.data_dir)), ending.left())
     ending.server = server
+    ended: list[WalmillError] = []
+
+    def end(error: WalmillError) -> None:
+        ended.append(error)
+        server.should_exit = True
+
+    engine.on_end(end)
     if ending.asked:
         return 0
     try:
@@ -279,6 +288,8 @@ def _serve(settings: Settings, engine: Engine, bound: socket.socket, ending: _En
     except SystemExit as error:  # uvicorn's way to say that it could not start; its log says why
         return error.code if isinstance(error.code, int) else 1
     log.info("stopped", url=url)
+    if ended:
+        raise ended[0]
     return 0 if server.started else 1
 
 

@@ -95,10 +95,7 @@ def plan_table(
     """
     if not files:
         return TablePlan(cache.fresh(source))
-    paths = {}
-    for file in files:
-        check()
-        paths[file] = opened.locate(source, file)
+    paths = opened.locate(source, files, check)
     parts = _Parts(context, arrow_schema(source.schema), source.schema, opened.folder)
     ranges = repeats(source, files)
     apart = [file for file in files if not _met(file, ranges)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from walmill.buffer.source import TableSource
 from walmill.errors import DataCorruption, Unavailable
 from walmill.model.files import DataFile
 
+_AT_A_TIME = 8  # files that are fetched, or read for the first time, beside each other
+_SLOW_SECONDS = 0.002
 _CHUNK = 2**22  # bytes of a file that are read at once when it is checked
 _MOST_KNOWN = 100_000  # so many files are known to be as they were written
 _REMEDY = "restore it from a backup"
@@ -88,25 +93,57 @@ class OpenFiles:
     Attributes:
         folder: Where the links to them are.
         paths: For each its path on this machine.
+        pins: What keeps them there.
     """
 
     folder: Folder = field(factory=Folder)
     paths: dict[DataFile, Path] = field(factory=dict)
+    pins: list[object] = field(factory=list)
 
-    def locate(self, source: TableSource, file: DataFile) -> Path:
-        """Fetches a file if need be.
+    def locate(
+        self, source: TableSource, files: Sequence[DataFile], check: Callable[[], None]
+    ) -> Mapping[DataFile, Path]:
+        """Fetches files if need be. When one takes a while, those behind it are fetched several at a time.
+
+        Args:
+            source: The table.
+            files: Files of it.
+            check: Called before each file; raises if there is no time left.
+
+        Returns:
+            The path of each.
 
         Raises:
-            DataCorruption: If it is missing or not as it was written. A file is read as a whole when it is needed for the first
-                time: readers of Parquet notice few of the flipped bits in values.
+            DataCorruption: If one is missing or not as it was written. A file is read as a whole when it is needed for the
+                first time: readers of Parquet notice few of the flipped bits in values.
+            Unavailable: If one cannot be fetched now.
         """
-        path = self.paths.get(file)
-        if path is None:
-            path = Path(source.locate(file)).absolute()
-            if trouble := _size_trouble(file, path) or _first_trouble(file, path):
-                raise trouble
-            self.paths[file] = path
-        return path
+        wanted = deque(file for file in files if file not in self.paths)
+        while wanted:
+            check()
+            began = time.perf_counter()
+            self._take(_open(source, wanted.popleft()))
+            if time.perf_counter() - began > _SLOW_SECONDS and len(wanted) > 1:
+                break
+        if wanted:
+            with ThreadPoolExecutor(_AT_A_TIME, "walmill-fetch") as pool:
+                waiting: deque[Future[_Opened]] = deque()
+                try:
+                    while wanted or waiting:
+                        while wanted and len(waiting) < 2 * _AT_A_TIME:
+                            waiting.append(pool.submit(_open, source, wanted.popleft()))
+                        check()
+                        self._take(waiting.popleft().result())
+                finally:
+                    for one in waiting:
+                        one.cancel()
+        return self.paths
+
+    def _take(self, opened: _Opened) -> None:
+        file, path, pin = opened
+        self.paths[file] = path
+        if pin is not None:
+            self.pins.append(pin)
 
     def check(self) -> None:
         """Looks whether all files are still there.
@@ -124,6 +161,23 @@ class OpenFiles:
             if trouble := _size_trouble(file, path) or _checksum_trouble(file, path):
                 return trouble
         return None
+
+
+_Opened = tuple[DataFile, Path, object]
+
+
+def _open(source: TableSource, file: DataFile) -> _Opened:
+    """A file on this machine, and what keeps it there.
+
+    Raises:
+        DataCorruption: If it is missing or not as it was written.
+        Unavailable: If it cannot be fetched now.
+    """
+    found = source.locate(file)
+    path = Path(found.path).absolute()
+    if trouble := _size_trouble(file, path) or (None if found.checked else _first_trouble(file, path)):
+        raise trouble
+    return file, path, found.pin
 
 
 _known: dict[tuple[str, int, int, int], None] = {}

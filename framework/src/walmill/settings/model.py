@@ -17,7 +17,7 @@ from walmill import units
 from walmill.errors import InvalidRequest
 from walmill.settings.triggers import TriggerEntry
 
-Kind = Literal["path", "address", "bool", "int", "size", "duration", "choice", "names"]
+Kind = Literal["path", "store", "address", "bool", "int", "size", "duration", "choice", "names"]
 LogFormat = Literal["auto", "console", "json"]
 Origin = Literal["flag", "environment", "file", "default"]
 
@@ -116,6 +116,20 @@ class Settings:
 
     data_dir: Path = _setting(
         "path", Path("walmill-data"), "Directory with the log and everything else that is kept; made if there is none."
+    )
+    object_store: str | None = _setting(
+        "store",
+        None,
+        "Directory or URL of a bucket (s3://, gs://, az://) for files; DATA_DIR/objects if none. Credentials: environment.",
+        optional=True,
+    )
+    object_cache_size: int = _setting(
+        "size",
+        10 * 2**30,
+        "Copies of data files that are kept in DATA_DIR/cache, if they are in a bucket.",
+        unit="bytes",
+        minimum=64 * _MIB,
+        maximum=2**50,
     )
     http_bind: str = _setting(
         "address", "127.0.0.1:8181", "Address and port on which HTTP is served; port 0 takes a free one."

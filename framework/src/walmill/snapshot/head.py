@@ -13,7 +13,7 @@ from rpds import HashTrieMap
 from walmill.errors import Conflict, WalmillError
 from walmill.model.files import DataFile
 from walmill.snapshot.manifest import Contents, Loaded, Manifest, write_manifest
-from walmill.snapshot.names import Attempt, manifest_path
+from walmill.snapshot.names import MANIFESTS, Attempt, manifest_number, manifest_path
 from walmill.snapshot.parts import StateMemo
 from walmill.snapshot.store import MISSING, Store
 
@@ -33,10 +33,14 @@ class Head:
         loaded: What `load` gave.
         epoch: Epoch of the log of this process.
         now: Tells wall-clock time, ns.
+        shared: Whether another process may write manifests in this store, which no lock keeps away: then it is looked for.
     """
 
-    def __init__(self, store: Store, loaded: Loaded, *, epoch: int, now: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, loaded: Loaded, *, epoch: int, now: Callable[[], int], shared: bool = False
+    ) -> None:
         self.store = store
+        self._shared = shared
         self._epoch = epoch
         self._now = now
         self._current = loaded
@@ -107,6 +111,8 @@ class Head:
                     self._lost[attempt.nonce] = contents
                     raise
                 else:
+                    # A number that was taken may be free again: whoever took the store over cleans up.
+                    self._look(manifest.number)
                     return self._advance(manifest, contents)
 
     def claim(self) -> Loaded:
@@ -119,6 +125,24 @@ class Head:
         after = self.commit(lambda current: Contents(current.view, current.files, current.newest))
         assert after is not None
         return after
+
+    def look(self) -> None:
+        """Looks whether another process has taken the store over; only if it is shared.
+
+        Raises:
+            Superseded: If so.
+            Exception: What the store raised.
+        """
+        with self._commits:
+            if not self._lost:  # else the newest manifest may be one of ours, which the next commit finds out
+                self._look(self._current.next_number - 1)
+
+    def _look(self, mine: int) -> None:
+        if not self._shared:
+            return
+        newest = max((manifest_number(path) or 0 for path, _ in self.store.list(MANIFESTS)), default=0)
+        if newest > mine:
+            raise _superseded(self.store, newest, "")
 
     def clean_up(self) -> tuple[set[int], int]:
         """What `unreferenced` has to know: numbers of the manifests that stay, and the number before which attempts are over.
@@ -139,11 +163,7 @@ class Head:
             raise error from None
         contents = self._lost.get(found.nonce)
         if contents is None:
-            raise Superseded(
-                f"the manifest {manifest_path(number)} in {getattr(self.store, 'name', 'the object store')} was written by "
-                f"another process (epoch {found.epoch}, this one has {self._epoch}): only one engine may use a store; stop the "
-                "other one, and start this one again"
-            )
+            raise _superseded(self.store, number, f" (epoch {found.epoch}, this one has {self._epoch})")
         self._advance(found, contents)
 
     def _advance(self, manifest: Manifest, contents: Contents) -> Loaded:
@@ -160,6 +180,14 @@ class Head:
             self._current = loaded
             self._held.add(loaded)
         return loaded
+
+
+def _superseded(store: Store, number: int, more: str) -> Superseded:
+    return Superseded(
+        f"the manifest {manifest_path(number)} in {getattr(store, 'name', 'the object store')} was written by another "
+        f"process{more}: it has taken the store over, and only one engine may use a store; nothing that this one writes from now "
+        "on would be seen"
+    )
 
 
 def replace_files(
