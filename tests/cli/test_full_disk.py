@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,12 @@ ROW_BYTES = 8000
 BALLAST = 3 * 2**20
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
+@pytest.fixture(params=[8])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of some MiB."""
     made = tmp_path / "disk"
     made.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "walmill-test", str(made)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "walmill-test", str(made)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -61,6 +64,7 @@ def _fill(client: httpx2.Client, acknowledged: list[int]) -> None:
 
 def test_a_server_whose_disk_is_full(start: Callable[..., Any], disk: Path) -> None:
     flags = ("--data-dir", str(disk / "data"), "--segment-size", "1MiB", "--without-auth")
+    flags += ("--min-free-disk", "0", "--reserved-disk", "0")
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(BALLAST))
     acknowledged: list[int] = []
@@ -89,3 +93,72 @@ def test_a_server_whose_disk_is_full(start: Callable[..., Any], disk: Path) -> N
     with httpx2.Client(base_url=server.url, trust_env=False, timeout=30) as client:
         assert _numbers(client) == acknowledged
     assert server.end() == 0
+
+
+def _until(found: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("disk", [40], indirect=True)
+def test_writers_wait_before_the_disk_is_full_and_deletes_give_space_back(
+    start: Callable[..., Any], disk: Path
+) -> None:
+    flags = ("--data-dir", str(disk / "data"), "--segment-size", "1MiB", "--without-auth")
+    flags += ("--min-free-disk", "10MiB", "--reserved-disk", "3MiB")
+    chance = random.Random(20261127)
+    server = start(*flags)
+    number = 0
+    acknowledged: list[int] = []
+
+    def post(client: httpx2.Client, table: str = "big") -> httpx2.Response:
+        """Rows that do not get smaller in files."""
+        nonlocal number
+        number += 1
+        text = chance.randbytes(60_000).hex()
+        answer = client.post(
+            WRITE, params={"db": "d", "precision": "nanosecond"}, content=f'{table} n={number}i,s="{text}" {number}'
+        )
+        if answer.status_code == 204 and table == "kept":
+            acknowledged.append(number)
+        return answer
+
+    def kept(client: httpx2.Client) -> list[int]:
+        answer = client.get("/api/v3/query_sql", params={"db": "d", "q": "SELECT n FROM kept ORDER BY time"})
+        return [row["n"] for row in answer.json()]
+
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+        _until((disk / "data" / "reserve").exists)
+        post(client, "kept")
+        while (refused := post(client)).status_code == 204:
+            assert number < 1000
+        assert refused.status_code == 503
+        assert "min_free_disk" in refused.json()["error"]
+        assert refused.headers["retry-after"].isdigit()
+        ready = client.get("/ready")
+        assert (ready.status_code, "min_free_disk" in ready.json()["error"]) == (503, True)
+        assert client.get("/health").status_code == 200
+        assert kept(client) == acknowledged
+        # somebody else takes what is left
+        with (disk / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(2**16))
+                ballast.flush()
+        _until(lambda: not (disk / "data" / "reserve").exists())
+        params = {"db": "d", "table": "big", "hard_delete_at": "now"}
+        assert client.delete("/api/v3/configure/table", params=params).status_code == 200
+        assert kept(client) == acknowledged
+        _until(lambda: client.get("/ready").status_code == 200)
+        assert post(client, "kept").status_code == 204
+        assert len(acknowledged) == 2
+    server.process.kill()
+    server.process.wait()
+    (disk / "ballast").unlink()
+    server = start(*flags)
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+        assert kept(client) == acknowledged
+        _until((disk / "data" / "reserve").exists)
+    assert server.end() == 0
+    assert "Traceback" not in server.log.read_text()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import time
 from pathlib import Path
 
+from walmill.databases import Gone
 from walmill.engine import Engine
 from walmill.objects.local import LocalStore
 from walmill.snapshot.compact import Bounds
@@ -45,3 +47,24 @@ def test_old_manifests_go_while_the_engine_runs_but_for_those_that_a_query_reads
         (newest,) = manifests()
         assert newest >= 7
         assert files() <= 2
+
+
+def test_a_log_that_is_released_gives_its_space_back_though_nobody_writes(tmp_path: Path) -> None:
+    """A file that is removed keeps its space as long as somebody maps it."""
+
+    def mapped() -> set[str]:
+        """The segments of this log that are mapped and removed."""
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {line for line in lines if str(tmp_path) in line and line.endswith("(deleted)")}
+
+    with Engine.open(data_dir=tmp_path, discover_plugins=False, segment_bytes=2**16) as engine:
+        for number in range(20):
+            engine.write(f'big n={number},s="{"x" * 30_000}" {number}', database="d")
+        engine.query("SELECT n FROM big", database="d")
+        engine.delete_table("d", "big", Gone(after=0))
+        engine.snapshot()
+        until = time.monotonic() + 10
+        while mapped() or len(engine.segments) > 2:
+            assert time.monotonic() < until, mapped()
+            gc.collect()
+            time.sleep(0.01)

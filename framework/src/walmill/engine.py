@@ -45,6 +45,7 @@ from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
+from walmill.room import Room
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load
 from walmill.snapshot.sweep import damaged_files
@@ -204,6 +205,7 @@ class Engine(Definitions):
                 join_rate=options.join_rate,
                 joins=options.joins,
                 superseded=self._superseded,
+                room=Room(Path(options.data_dir), fs, options.disk),
                 cache=self._cache,
             )
         self._writer = Writer(
@@ -258,6 +260,13 @@ class Engine(Definitions):
         self._writer.stop()
         for told in self._on_end:
             told(error)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this engine does not take what it is sent now; None if it does."""
+        if not self.ready:
+            return "the engine is shutting down"
+        return None if self._keeper is None else self._keeper.room.trouble
 
     def on_end(self, told: Callable[[WalmillError], None]) -> None:
         """Has `told` called when the engine cannot go on, with the reason; from a thread of the engine's. Close it then."""

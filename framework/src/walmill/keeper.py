@@ -34,6 +34,7 @@ from walmill.objects.cache import FileCache
 from walmill.objects.open import open_store
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
+from walmill.room import Room
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
 from walmill.snapshot.head import Head, Superseded
@@ -147,6 +148,7 @@ class Keeper:
         join_rate: Bytes per second that joining may read and write; 0 for no limit.
         joins: Which files are joined.
         superseded: Called when another process has taken the store over.
+        room: The disk of the log.
         cache: Copies of data files on this machine; None if the store is a directory of it.
     """
 
@@ -165,9 +167,11 @@ class Keeper:
         join_rate: int,
         joins: Bounds,
         superseded: Callable[[Superseded], None],
+        room: Room,
         cache: FileCache | None = None,
     ) -> None:
         self._head = head
+        self.room = room
         self._cache = cache
         self._store = store
         self._committer = committer
@@ -201,6 +205,7 @@ class Keeper:
 
     def start(self) -> None:
         """Starts the threads."""
+        self.room.look()
         self._fresh.set()
         for thread in self._threads:
             thread.start()
@@ -273,11 +278,12 @@ class Keeper:
         return swept
 
     def check_room(self) -> None:
-        """Whether there is room for more rows in memory.
+        """Whether there is room for more rows, in memory and on the disk.
 
         Raises:
-            Unavailable: If snapshots do not keep up with writers.
+            Unavailable: If snapshots do not keep up with writers, or the disk is nearly full.
         """
+        self.room.check()
         if self.full:
             raise Unavailable(
                 f"{self._limits.memory_bytes:,} bytes of rows wait to be written to files, which is as much as is "
@@ -293,6 +299,7 @@ class Keeper:
             self._wake.clear()
             if self._ended.is_set():
                 return
+            self.room.look()
             with self._guard:
                 asked, self._asked = self._asked, []
             try:
@@ -346,7 +353,7 @@ class Keeper:
         )
         # the files of what was deleted go with the next snapshot: space should come back soon
         deleted = any(table not in self._committer.view.catalog.tables for table in self._head.current.files)
-        cause = "asked" if asked else snapshot_due(facts, limits, now, deleted=deleted)
+        cause = "asked" if asked else snapshot_due(facts, limits, now, deleted=deleted, disk_short=self.room.short)
         if cause is None:
             return False
         began = time.perf_counter()
@@ -441,6 +448,7 @@ class Keeper:
         self._committer.submit(Exchange(release)).result()
         self._wal.remove(gone)
         self.figures.released += len(gone)
+        gone.clear()  # or what refers to them here would keep their maps, and with them space on the disk
 
     # ---- files
 

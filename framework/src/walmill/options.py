@@ -10,6 +10,7 @@ from attrs import field, frozen
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
 from walmill.fs.protocol import FileSystem
+from walmill.room import DiskLimits
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
@@ -43,6 +44,7 @@ class EngineOptions:
         object_cache: Bytes of copies of data files that are kept on this machine, if the store is a bucket.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         joins: Which files are joined, and how large they become.
+        disk: How much of the disk of `data_dir` stays free, and how much is reserved for bad times.
         delete_grace: How long databases and tables that were deleted can be restored, ns, unless a call says otherwise.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
@@ -68,6 +70,7 @@ class EngineOptions:
     object_cache: int = 10 * 2**30
     join_rate: int = 64 * 2**20
     joins: Bounds = field(factory=Bounds)
+    disk: DiskLimits = field(factory=DiskLimits)
     delete_grace: int = 72 * HOUR
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None

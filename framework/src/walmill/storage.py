@@ -24,8 +24,8 @@ def describe_storage(view: View, segments: Sequence[Segment], keeper: Keeper | N
     Returns:
         `sequence`; `log` (`segments`, `bytes`, `first_sequence`, `to_replay_bytes`, `held_by`: the enabled trigger furthest
         behind, and `pressure`: the part of the memory for rows that is used); `snapshot` (the newest one, None if there is
-        none), `work` (what was done since the start), `store` and `cache` (copies of its files here, None if it is a directory),
-        all None without a keeper; `tables`, by database and name.
+        none), `work` (what was done since the start), `store` and `cache` (copies of its files here, None if it is a
+        directory), all None without a keeper; `disk_short` (whether writers wait for space); `tables`, by database and name.
     """
     covered = 0 if keeper is None or keeper.manifest is None else keeper.manifest.sequence
     used = sum(one.end for one in segments)
@@ -41,6 +41,7 @@ def describe_storage(view: View, segments: Sequence[Segment], keeper: Keeper | N
         },
         "snapshot": None if keeper is None else _snapshot(keeper.manifest),
         "work": None if keeper is None else _work(keeper),
+        "disk_short": keeper is not None and keeper.room.short,
         "store": None if keeper is None else keeper.store_name,
         "cache": None if keeper is None else keeper.cached(),
         "tables": _tables(view),

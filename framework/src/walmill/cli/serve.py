@@ -20,6 +20,7 @@ _METAVARS = {
     "address": "HOST:PORT",
     "int": "N",
     "size": "SIZE",
+    "share": "SIZE|PERCENT",
     "duration": "DURATION",
     "names": "NAMES",
 }

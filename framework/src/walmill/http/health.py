@@ -128,6 +128,9 @@ def _storage(kept: Mapping[str, Any]) -> Iterable[Metric]:
         "walmill_snapshot_sequence", "Sequence of the newest snapshot.", value=snapshot["sequence"] if snapshot else 0
     )
     yield GaugeMetricFamily(
+        "walmill_disk_short", "Whether writers wait for space on the disk.", value=int(kept["disk_short"])
+    )
+    yield GaugeMetricFamily(
         "walmill_memory_pressure",
         "Part of the memory for rows that is used; writers wait from 1 on.",
         value=log["pressure"],
@@ -172,8 +175,8 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def ready(request: Request) -> Response:
         del request
-        if not site.engine.ready:
-            raise Unavailable("the engine is shutting down", retry_after=1)
+        if trouble := site.engine.trouble:
+            raise Unavailable(trouble, retry_after=1)
         return json_response({"status": "ready"})
 
     async def ping(request: Request) -> Response:

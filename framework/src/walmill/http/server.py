@@ -30,6 +30,7 @@ from walmill.http.site import Site
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
 from walmill.options import EngineOptions
+from walmill.room import DiskLimits
 from walmill.settings.model import Settings
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
@@ -163,6 +164,7 @@ def options_of(settings: Settings) -> EngineOptions:
         object_store=settings.object_store,
         object_cache=settings.object_cache_size,
         join_rate=settings.join_rate or 0,
+        disk=DiskLimits(settings.min_free_disk, settings.reserved_disk),
         delete_grace=settings.delete_grace,
     )
 

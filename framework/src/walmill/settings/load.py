@@ -140,7 +140,7 @@ def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
         return _parse_bool(given)
     if info.kind == "names":
         return _parse_names(info, given)
-    if info.kind == "int" or (info.kind in ("size", "duration") and isinstance(given, int)):
+    if info.kind == "int" or (info.kind in ("size", "share", "duration") and isinstance(given, int)):
         return _parse_int(info, given)
     if not isinstance(given, str | Path):
         raise InvalidRequest(f"{given!r} must be a text")
@@ -160,7 +160,15 @@ def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
         if text.lower() not in info.choices:
             raise InvalidRequest(f"{text!r} is not one of {', '.join(info.choices)}")
         return text.lower()
-    if info.kind == "size":
+    if info.kind == "share" and text.endswith("%"):
+        try:
+            part = float(text[:-1]) / 100
+        except ValueError:
+            part = -1.0
+        if not 0 <= part <= 0.9:
+            raise InvalidRequest(f"{text!r} is no part of a disk: write 0% to 90%, or a size such as 2GiB")
+        return part
+    if info.kind in ("size", "share"):
         return units.parse_size(text, minimum=info.minimum, maximum=info.maximum)
     if text == "0" and info.minimum == 0:
         return 0

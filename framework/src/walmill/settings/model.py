@@ -17,7 +17,7 @@ from walmill import units
 from walmill.errors import InvalidRequest
 from walmill.settings.triggers import TriggerEntry
 
-Kind = Literal["path", "store", "address", "bool", "int", "size", "duration", "choice", "names"]
+Kind = Literal["path", "store", "address", "bool", "int", "size", "share", "duration", "choice", "names"]
 LogFormat = Literal["auto", "console", "json"]
 Origin = Literal["flag", "environment", "file", "default"]
 
@@ -72,6 +72,8 @@ class SettingInfo:
             return "*" if self.kind == "names" else "none"
         if self.kind == "duration":
             return units.format_duration(value)
+        if self.kind == "share":
+            return f"{value * 100:g}%" if 0 < value < 1 else units.format_size(int(value))
         if self.kind == "size":
             return units.format_size(value)
         if self.kind == "bool":
@@ -183,6 +185,20 @@ class Settings:
         unit="bytes",
         minimum=_MIB,
         maximum=2**50,
+    )
+    min_free_disk: float = _setting(
+        "share",
+        0.01,
+        "Space that stays free on the disk of DATA_DIR, in bytes or as a part of it: with less, writers wait.",
+        unit="bytes",
+        maximum=2**50,
+    )
+    reserved_disk: int = _setting(
+        "size",
+        128 * _MIB,
+        "Size of DATA_DIR/reserve, which is given up on a full disk so that deletes can commit; at most a tenth of the disk.",
+        unit="bytes",
+        maximum=2**40,
     )
     log_retention: int = _setting(
         "duration",

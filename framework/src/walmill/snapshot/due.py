@@ -8,10 +8,12 @@ from attrs import frozen
 
 from walmill.units import MINUTE, SECOND
 
-Cause = Literal["memory", "buffer", "log", "deleted", "age"]
+Cause = Literal["memory", "buffer", "log", "disk", "deleted", "age"]
 """Why a snapshot is due, the most urgent first."""
 
 _LONGEST_WAIT = MINUTE
+LEAST_FOR_DISK = 2**20
+"""Bytes of log for which a snapshot is worth it when the disk is nearly full."""
 
 
 @frozen
@@ -59,7 +61,9 @@ class Facts:
     failed_at: int = 0
 
 
-def snapshot_due(facts: Facts, limits: Limits, now: int, *, deleted: bool = False) -> Cause | None:
+def snapshot_due(
+    facts: Facts, limits: Limits, now: int, *, deleted: bool = False, disk_short: bool = False
+) -> Cause | None:
     """Why a snapshot is due; None if it is not. The caller sees to it that only one is under way.
 
     After a failure it is due again after 1 s, 2 s, 4 s and so on, at most a minute; being short of memory changes nothing
@@ -70,6 +74,7 @@ def snapshot_due(facts: Facts, limits: Limits, now: int, *, deleted: bool = Fals
         limits: What is allowed.
         now: Wall-clock time, ns.
         deleted: Whether a table was deleted for good whose files the newest manifest still names.
+        disk_short: Whether the disk is nearly full: files take less than the log, which can go then.
     """
     if facts.sequence <= facts.covered:
         return None
@@ -81,6 +86,8 @@ def snapshot_due(facts: Facts, limits: Limits, now: int, *, deleted: bool = Fals
         return "memory"
     if facts.log_bytes >= limits.log_bytes:
         return "log"
+    if disk_short and facts.log_bytes >= LEAST_FOR_DISK:
+        return "disk"
     if deleted:
         return "deleted"
     return "age" if now - facts.since >= limits.age else None

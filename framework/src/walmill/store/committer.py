@@ -204,6 +204,8 @@ class Committer:
             items = self._take()
             if items:
                 self._flush(items)
+            # while nobody writes, nothing of the last frame may keep maps of the log, and with them space on the disk
+            del items
             if self._closed and not self._held:
                 break
         rest = list(self._lazy)
