@@ -40,6 +40,19 @@ def test_a_database_by_command(local: Command) -> None:
     assert local("restore", "database", "del2").out == 'Database "del2" restored successfully\n'
 
 
+def test_rows_by_command(local: Command) -> None:
+    where = ("--database", "del3")
+    assert local("write", *where, "-p", "ns", "cpu v=1 1\ncpu v=2 2\ncpu v=3 3").code == 0
+    some = ("delete", "rows", *where, "--table", "cpu", "--where", "v > 1")
+    times = "from 1970-01-01T00:00:00.000000002Z to 1970-01-01T00:00:00.000000003Z"
+    assert local(*some, "--dry-run").out == f"2 rows {times} would be deleted\n"
+    refused = local(*some)
+    assert (refused.code, "--yes" in refused.err) == (2, True)
+    assert local(*some, "--yes").out == f"2 rows {times} deleted successfully\n"
+    assert local(*some, "--yes").out == "No row deleted successfully\n"
+    assert json.loads(local("query", *where, "--format", "json", "SELECT v FROM cpu").out) == [{"v": 1.0}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -50,6 +63,8 @@ def test_a_database_by_command(local: Command) -> None:
         (("delete", "table", "-d", "x", "t"), 2, "--yes"),
         (("delete", "database", "-y", "--hard", "--hard-delete-at", "1d", "x"), 2, "leave one of them away"),
         (("delete", "database", "-y", "--hard-delete-at", "soon", "x"), 1, "none of now"),
+        (("delete", "rows", "-d", "x", "--table", "t", "--where", "v=1", "-y"), 1, "no database 'x'"),
+        (("delete", "rows", "-d", "x", "--table", "t", "-y"), 2, "--where"),
         (("update", "table", "-d", "x", "t"), 2, "retention-period"),
         (("restore", "database", "nothing"), 1, "can be restored"),
         (("show", "tables", "-d", "nothing"), 1, "no database 'nothing'"),

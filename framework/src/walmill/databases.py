@@ -80,7 +80,7 @@ def create_table(
         Conflict: If it exists.
         InvalidRequest: If a name or a type breaks the rules; with all problems at once.
     """
-    _not_internal(database, "has no tables of yours")
+    not_internal(database, "has no tables of yours")
     problems = [problem for one in (*tags, *fields) if (problem := _problem(check_column_name, one))]
     problems += [f"the column {one!r} is named twice" for one in dict.fromkeys(tags) if one in fields]
     problems += [f"the tag {one!r} is named twice" for one in dict.fromkeys(tags) if list(tags).count(one) > 1]
@@ -148,7 +148,7 @@ def delete_database(draft: Draft, name: str, gone: Gone) -> None:
         NotFound: If there is none.
         Forbidden: For the engine's own.
     """
-    _not_internal(name, "cannot be deleted")
+    not_internal(name, "cannot be deleted")
     found = draft.catalog.database(name)
     until = gone.until(draft.time)
     if until is not None and until <= draft.time:
@@ -168,7 +168,7 @@ def delete_table(draft: Draft, database: str, name: str, gone: Gone) -> None:
         NotFound: If there is none.
         Forbidden: For the engine's own.
     """
-    _not_internal(database, "has tables that cannot be deleted")
+    not_internal(database, "has tables that cannot be deleted")
     found = draft.catalog.table(database, name)
     until = gone.until(draft.time)
     if until is not None and until <= draft.time:
@@ -261,7 +261,12 @@ def periods(catalog: Catalog) -> dict[int, int]:
     return {table: period for table in catalog.tables if (period := catalog.period_of(table)) is not None}
 
 
-def _not_internal(database: str, why: str) -> None:
+def not_internal(database: str, why: str) -> None:
+    """Refuses what must not be done to the engine's own database.
+
+    Raises:
+        Forbidden: It is that one.
+    """
     if database == INTERNAL:
         raise Forbidden(f"the database {INTERNAL!r} is the engine's own and {why}")
 

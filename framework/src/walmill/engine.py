@@ -27,6 +27,7 @@ from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
+from walmill.erase import Erased, count_rows, delete_rows
 from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
@@ -467,6 +468,28 @@ class Engine(Definitions):
             no_sync=no_sync,
         )
         return await self._writer.write_async(submission)
+
+    def delete_rows(self, database: str, table: str, where: str, *, dry_run: bool = False) -> Erased:
+        """Deletes the rows that SQL finds; see `walmill.erase.delete_rows`.
+
+        Args:
+            database: Name of the database.
+            table: Name of the table.
+            where: What comes behind WHERE.
+            dry_run: Whether only to count them.
+
+        Raises:
+            NotFound: If there is no such database or table.
+            InvalidRequest: If the condition is empty or wrong.
+            LimitReached: If it finds too many; then none is deleted.
+            Conflict: If this engine has no data directory.
+        """
+        if self._keeper is None:
+            raise Conflict("this engine keeps everything in memory; open it with a data_dir to delete rows")
+        now = self.options.clock.now_ns()
+        if dry_run:
+            return count_rows(self._keeper, self._queries, self.view(), database, table, where, now=now)
+        return delete_rows(self._keeper, self._queries, database, table, where, now=now)
 
     # ---- definitions
 

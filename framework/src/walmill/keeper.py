@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -38,11 +38,12 @@ from walmill.room import Room
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
 from walmill.snapshot.head import Head, Superseded
-from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, cut, expire, sweep, write_snapshot
+from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, cut, expire, remove_rows, sweep, write_snapshot
 from walmill.snapshot.manifest import Loaded, Manifest
 from walmill.snapshot.pace import Pace
 from walmill.snapshot.release import LogRetention, describe_segments, find_holders, plan_release
 from walmill.snapshot.retention import plan_retention
+from walmill.snapshot.rows import Choice
 from walmill.store.committer import Committer
 from walmill.store.submission import Define, Exchange, Flush
 from walmill.store.view import View
@@ -192,7 +193,7 @@ class Keeper:
         self._released_at = self._looked_at = 0.0
         self._asked: list[Future[Manifest | None]] = []
         self._guard = threading.Lock()
-        self._work = threading.Lock()  # held while a snapshot is made
+        self._files = threading.Lock()  # held by whoever changes which files there are
         self._wake = threading.Event()
         self._fresh = threading.Event()
         self._ended = threading.Event()
@@ -357,7 +358,8 @@ class Keeper:
         if cause is None:
             return False
         began = time.perf_counter()
-        change = self._snapshot()
+        with self._files:
+            change = self._snapshot()
         self._since, self._failures = 0, 0
         self.figures.snapshots += 1
         self.figures.rows += sum(file.rows for file in change.new)
@@ -517,6 +519,35 @@ class Keeper:
                 self.figures.joins += 1
                 return True
         return False
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[Loaded]:
+        """Gives what the newest manifest says when all that is committed is in it; no snapshot is made until this ends.
+
+        Raises:
+            Unavailable: If the store does not answer.
+        """
+        with self._files:
+            if self._committer.view.sequence > self._covered:
+                self._snapshot()
+            yield self._head.current
+
+    def remove(self, table: int, low: int, high: int, gone: Choice) -> None:
+        """Writes the files of a table with times between two, ns, again without some of their rows, inside of `still`.
+
+        All of it is seen at once. If a join replaces some of the files meanwhile, it begins anew with what is there then.
+
+        Raises:
+            Unavailable: If the store does not answer, or the engine is shutting down; then nothing is gone.
+        """
+        brake = Brake(stop=self._ended)
+        while not self._ended.is_set():
+            listed = self._head.current.files.get(table, ())
+            files = [one for one in listed if one.min_time <= high and one.max_time >= low]
+            if remove_rows(self._head, table, files, gone, brake) is not None:
+                self._take_over()
+                return
+        raise Unavailable("the engine is shutting down", retry_after=5)
 
     # ---- reading
 

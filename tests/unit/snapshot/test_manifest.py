@@ -55,7 +55,9 @@ def a_definition(draw, catalog, op):
     }
     match op:
         case "create_database":
-            return None if name in catalog.names else create_database(catalog, name, draw(NUMBERS))
+            if name in catalog.names:
+                return None
+            return create_database(catalog, name, draw(NUMBERS), draw(st.none() | NUMBERS))
         case "put_token":
             until = draw(st.none() | NUMBERS)
             return put_token(Token(name, "0f", draw(NUMBERS), until, tuple(draw(st.lists(NAMES, max_size=2)))))
@@ -67,6 +69,30 @@ def a_definition(draw, catalog, op):
             if database is None or name in catalog.databases[database].tables:
                 return None
             return {"op": op, "id": catalog.next_id, "db": database, "name": name, **columns}
+        case "set_retention":
+            of_table = None if table is None or draw(st.booleans()) else table
+            if of_table is None and database is None:
+                return None
+            return {"op": op, "db": database, "table": of_table, "period": draw(st.none() | NUMBERS)}
+        case "delete_database":
+            if database is None:
+                return None
+            return {"op": op, "id": database, "at": draw(NUMBERS), "until": draw(st.none() | NUMBERS)}
+        case "restore_database":
+            if database is None or catalog.databases[database].deleted is None or name in catalog.names:
+                return None
+            return {"op": op, "id": database, "name": name}
+        case "delete_table":
+            if table is None:
+                return None
+            return {"op": op, "id": table, "at": draw(NUMBERS), "until": draw(st.none() | NUMBERS)}
+        case "restore_table":
+            if table is None or catalog.tables[table].deleted is None:
+                return None
+            owner = catalog.databases[catalog.tables[table].database_id]
+            return None if name in owner.tables else {"op": op, "id": table, "name": name}
+        case "drop_table":
+            return None if table is None else {"op": op, "id": table}
         case "add_columns":
             return None if table is None else {"op": op, "id": table, **columns}
         case "drop_trigger":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TRIGGERS = "/api/v3/configure/processing_engine_trigger"
 DATABASES = "/api/v3/configure/database"
 TABLES = "/api/v3/configure/table"
+ROWS = "/api/v3/delete_rows"
 TOKENS = "/api/v3/configure/token"
 STORAGE = "/api/v3/storage"
 SNAPSHOT = "/api/v3/snapshot"
@@ -427,6 +428,11 @@ class Client:
         """Takes the deletion of a table back; gives its name."""
         body = {"db": database, "table": name, "id": number, "new_name": new_name}
         return str(self._object(self.request("POST", f"{TABLES}/restore", body=body))["table"])
+
+    def delete_rows(self, database: str, table: str, where: str, *, dry_run: bool) -> dict[str, Any]:
+        """Deletes the rows that SQL finds, or counts them: `rows`, `earliest`, `latest`."""
+        body = {"db": database, "table": table, "where": where, "dry_run": dry_run}
+        return self._object(self.request("POST", ROWS, body=body))
 
     # ---- triggers
 

@@ -73,6 +73,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {
             "database": Lazy(f"{CLI}.database:delete_database", "Delete a database with all its data."),
             "table": Lazy(f"{CLI}.table:delete_table", "Delete a table."),
+            "rows": Lazy(f"{CLI}.table:delete_rows", "Delete the rows that SQL finds."),
             "token": Lazy(f"{CLI}.token:delete_token", "Delete a token."),
             "trigger": Lazy(f"{CLI}.trigger:delete_trigger", "Delete a trigger with its state."),
         },

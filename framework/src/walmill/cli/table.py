@@ -1,4 +1,4 @@
-"""`create|show|update|delete|restore table`."""
+"""`create|show|update|delete|restore table`, `delete rows`."""
 
 from __future__ import annotations
 
@@ -114,3 +114,29 @@ def delete_table(
 def restore_table(*, client: Client, database: str, number: int | None, new_name: str | None, name: str) -> None:
     """Take the deletion of the table NAME back."""
     click.echo(restored(name, client.restore_table(database, name, number=number, new_name=new_name), "Table"))
+
+
+@click.command()
+@database_option()
+@click.option("--table", required=True, metavar="NAME", help="The table.")
+@click.option("--where", required=True, metavar="SQL", help="Which rows: what comes behind WHERE.")
+@click.option("--dry-run", is_flag=True, help="Only say how many rows it would delete.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@server_options
+def delete_rows(*, client: Client, database: str, table: str, where: str, dry_run: bool, yes: bool) -> None:
+    """Delete the rows of a table that SQL finds. This cannot be undone; --dry-run shows how many there are."""
+    if dry_run or not yes:
+        found = client.delete_rows(database, table, where, dry_run=True)
+        click.echo(f"{_counted(found)} would be deleted", err=not dry_run)
+        if dry_run:
+            return
+        confirm(f'rows of the table "{table}"', hard=True, yes=False)
+    found = client.delete_rows(database, table, where, dry_run=False)
+    click.echo(f"{_counted(found)} deleted successfully")
+
+
+def _counted(found: Mapping[str, Any]) -> str:
+    rows = found["rows"]
+    if not rows:
+        return "No row"
+    return f"{rows:,} {'row' if rows == 1 else 'rows'} from {found['earliest']} to {found['latest']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -15,10 +16,11 @@ from walmill.http.fields import read_fields, required
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
 from walmill.model.catalog import FOR_EVER
-from walmill.units import SECOND, parse_duration, parse_time
+from walmill.units import SECOND, format_time, parse_duration, parse_time
 
 DATABASE = "/api/v3/configure/database"
 TABLE = "/api/v3/configure/table"
+ROWS = "/api/v3/delete_rows"
 
 
 def routes(site: Site) -> list[BaseRoute]:
@@ -143,7 +145,19 @@ def routes(site: Site) -> list[BaseRoute]:
         )
         return json_response({"db": asked["db"], "table": await site.call(restore)})
 
+    async def delete_rows(request: Request) -> Response:
+        engine = site.engine
+        asked = await fields(request, db=str, table=str, where=str, dry_run=bool)
+        required(asked, "db", "table", "where")
+        dry = asked.get("dry_run", False)
+        work = partial(engine.delete_rows, asked["db"], asked["table"], asked["where"], dry_run=dry)
+        found = await anyio.to_thread.run_sync(work, limiter=site.runs)
+        times = {"earliest": found.earliest, "latest": found.latest}
+        shown = {name: None if time is None else format_time(time) for name, time in times.items()}
+        return json_response({"rows": found.rows, **shown, "dry_run": dry})
+
     return [
+        resource(ROWS, POST=delete_rows),
         resource(DATABASE, GET=show_databases, POST=create_database, PUT=update_database, DELETE=delete_database),
         resource(f"{DATABASE}/retention_period", POST=set_period, DELETE=clear_period),
         resource(f"{DATABASE}/restore", POST=restore_database),

@@ -19,7 +19,16 @@ from walmill.query.errors import QueryStopped, QueryTimeout
 
 T = TypeVar("T")
 
-_SETTLE = 0.05  # seconds that stopped work gets to leave the interpreter alone before it ends
+_SETTLE = 0.05  # seconds that stopped work gets before its loop ends
+_AT_EXIT = 0.25  # seconds that work which was stopped just now gets to leave the interpreter alone before that ends
+_last_work = 0.0
+
+
+@atexit.register
+def _let_go() -> None:
+    """DataFusion's own threads may still be dropping what was stopped: an interpreter that ends under them crashes."""
+    if _last_work and time.monotonic() - _last_work < 4 * _AT_EXIT:
+        time.sleep(_AT_EXIT)
 
 
 class Driver:
@@ -44,6 +53,8 @@ class Driver:
         Raises:
             QueryStopped: If the driver is closed.
         """
+        global _last_work  # noqa: PLW0603 - one interpreter ends once
+        _last_work = time.monotonic()
         with self._lock:
             if self._closed:
                 work.close()

@@ -122,7 +122,7 @@ def translate(
     if "Resources exhausted" in raw:
         return QueryTooLarge(
             f"the query needs more than the {memory_limit / 2**20:.0f} MB of memory that one query may use; ask for a shorter "
-            "time range or fewer columns, add a LIMIT, or raise the server's memory limit for queries"
+            "time range or fewer columns, add a LIMIT, or raise query_memory_limit"
         )
     text = clean(raw)
     if _NOT_IMPLEMENTED in text:
