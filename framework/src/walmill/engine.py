@@ -42,6 +42,7 @@ from walmill.model.trigger import Trigger
 from walmill.objects.cache import FileCache
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
+from walmill.opening import follow
 from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
@@ -150,7 +151,8 @@ class Engine(Definitions):
             covered=None if loaded is None else covered,
             epoch=0 if loaded is None or loaded.manifest is None else loaded.manifest.epoch,
         )
-        view = replay(self._wal.replay(after=covered), view=None if loaded is None else begin_view(loaded))
+        frames = follow(self._wal.replay(after=covered), self._wal, covered, options.told)
+        view = replay(frames, view=None if loaded is None else begin_view(loaded))
         for line in self._wal.report:
             log.warning(line)
         if view.sequence:

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
 from walmill.fs.protocol import FileSystem
+from walmill.opening import Told
 from walmill.room import DiskLimits
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits as SnapshotLimits
@@ -46,6 +47,7 @@ class EngineOptions:
         joins: Which files are joined, and how large they become.
         disk: How much of the disk of `data_dir` stays free, and how much is reserved for bad times.
         delete_grace: How long databases and tables that were deleted can be restored, ns, unless a call says otherwise.
+        told: Told how far the replay of the log is; what it raises ends the start.
         clock: The time.
         fs: The files; None takes those of the machine, or of memory without a `data_dir`.
     """
@@ -72,5 +74,6 @@ class EngineOptions:
     joins: Bounds = field(factory=Bounds)
     disk: DiskLimits = field(factory=DiskLimits)
     delete_grace: int = 72 * HOUR
+    told: Told | None = None
     clock: Clock = field(factory=SystemClock)
     fs: FileSystem | None = None

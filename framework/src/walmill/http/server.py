@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,7 @@ from walmill.auth.tokens import Token, ensure_token_file, hash_token
 from walmill.collector import calm_collector, short_turns
 from walmill.context.local import Limits
 from walmill.engine import Engine
-from walmill.errors import InvalidRequest, Unavailable, WalmillError
+from walmill.errors import Conflict, InvalidRequest, Unavailable
 from walmill.http.app import build
 from walmill.http.auth import Auth
 from walmill.http.declared import create_declared
@@ -29,6 +30,7 @@ from walmill.http.problems import send_json
 from walmill.http.site import Site
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
+from walmill.opening import Opening, Stopped, Told
 from walmill.options import EngineOptions
 from walmill.room import DiskLimits
 from walmill.settings.model import Settings
@@ -37,6 +39,8 @@ from walmill.snapshot.release import LogRetention
 from walmill.units import SECOND
 
 START_SECONDS = 30.0
+PATIENCE_SECONDS = 0.5
+"""A start that takes longer answers requests with 503 meanwhile."""
 OPERATOR = "_operator"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -189,9 +193,9 @@ def ensure_operator_token(engine: Engine, place: Path) -> None:
     )
 
 
-def _open(settings: Settings) -> Engine:
+def _open(settings: Settings, told: Told) -> Engine:
     try:
-        return Engine.open(options_of(settings))
+        return Engine.open(options_of(settings), told=told)
     except OSError as error:
         where = "" if error.filename in (None, str(settings.data_dir)) else f" ({error.filename})"
         raise Unavailable(
@@ -248,49 +252,127 @@ def run(settings: Settings) -> int:
     ending = _Ending(settings.shutdown_timeout / SECOND)
     before = {number: signal.signal(number, ending) for number in SIGNALS}
     try:
-        with (
-            contextlib.closing(bind(settings.host, settings.port)) as bound,
-            _open(settings) as engine,
-        ):
+        with contextlib.closing(bind(settings.host, settings.port)) as bound:
             calm_collector()
             short_turns()
-            return _serve(settings, engine, bound, ending)
+            return _serve(settings, bound, ending)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _serve(settings: Settings, engine: Engine, bound: socket.socket, ending: _Ending) -> int:
-    if not settings.without_auth:
-        ensure_operator_token(engine, settings.token_file)
-    elif settings.force_without_auth:
-        log.warning("everyone is served without a token", address=settings.http_bind)
-    defaults = {
-        "attempts": settings.retry_attempts,
-        "max_batch_rows": settings.max_batch_rows,
-        "executor": settings.executor,
-    }
-    create_declared(engine, settings.triggers, defaults, strict=settings.strict_plugins)
-    site = Site(engine, body_limit=settings.max_http_request_size, close_timeout=ending.left)
-    app = build(site, without_auth=settings.without_auth, defaults=defaults)
+class _Opening:
+    """An engine that a thread opens, with its operator token and the triggers of the settings file."""
+
+    def __init__(self, settings: Settings, ending: _Ending) -> None:
+        self._settings = settings
+        self._ending = ending
+        self._at: Opening | None = None
+        self.defaults = {
+            "attempts": settings.retry_attempts,
+            "max_batch_rows": settings.max_batch_rows,
+            "executor": settings.executor,
+        }
+        self.engine: Future[Engine] = Future()
+        self._thread = threading.Thread(target=self._run, name="walmill-open")
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def result(self) -> Engine:
+        """Waits for the engine.
+
+        Raises:
+            WalmillError: Why there is none; nothing of it gets better by asking again.
+        """
+        try:
+            return self.engine.result()
+        except Conflict as error:
+            raise Unavailable(error.message) from None
+
+    def close(self) -> None:
+        """Closes the engine if there is one; a second call does nothing."""
+        with contextlib.suppress(Exception):
+            self.engine.result().close(self._ending.left())
+
+    def status(self) -> str:
+        """How far it is."""
+        return "" if self._at is None else str(self._at)
+
+    def _tell(self, at: Opening) -> None:
+        self._at = at
+        if self._ending.asked:
+            raise Stopped("the server is stopping")
+
+    def _run(self) -> None:
+        settings = self._settings
+        try:
+            engine = _open(settings, self._tell)
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told
+            self.engine.set_exception(error)
+            return
+        try:
+            if not settings.without_auth:
+                ensure_operator_token(engine, settings.token_file)
+            elif settings.force_without_auth:
+                log.warning("everyone is served without a token", address=settings.http_bind)
+            create_declared(engine, settings.triggers, self.defaults, strict=settings.strict_plugins)
+        except BaseException as error:  # noqa: BLE001 - likewise
+            engine.close()
+            self.engine.set_exception(error)
+            return
+        self.engine.set_result(engine)
+
+
+def _serve(settings: Settings, bound: socket.socket, ending: _Ending) -> int:
     url = url_of(bound)
-    server = _server(app, lambda: log.info("listening", url=url, data_dir=str(settings.data_dir)), ending.left())
-    ending.server = server
-    ended: list[WalmillError] = []
+    ended: list[Exception] = []
 
-    def end(error: WalmillError) -> None:
+    def end(error: Exception) -> None:
         ended.append(error)
-        server.should_exit = True
+        if ending.server is not None:
+            ending.server.should_exit = True
 
-    engine.on_end(end)
+    def listening(engine: Engine) -> None:
+        engine.on_end(end)
+        log.info("listening", url=url, data_dir=str(settings.data_dir))
+
+    opening = _Opening(settings, ending)
+    opening.start()
+    with contextlib.suppress(TimeoutError):
+        opening.engine.result(PATIENCE_SECONDS)
     if ending.asked:
+        opening.close()
+        return 0
+    site = Site(
+        opening.result,
+        body_limit=settings.max_http_request_size,
+        close_timeout=ending.left,
+        patience=0.0 if not opening.engine.done() else None,
+        status=opening.status,
+        failed=end,
+    )
+    app = build(site, without_auth=settings.without_auth, defaults=opening.defaults)
+
+    def ready() -> None:
+        if not opening.engine.done():
+            log.info("answering 503 until the log is replayed", url=url, at=opening.status())
+        site.on_open(listening)
+
+    server = _server(app, ready, ending.left())
+    ending.server = server
+    if ending.asked:
+        opening.close()
         return 0
     try:
         server.run(sockets=[bound])
     except SystemExit as error:  # uvicorn's way to say that it could not start; its log says why
         return error.code if isinstance(error.code, int) else 1
+    finally:
+        opening.close()
     log.info("stopped", url=url)
-    if ended:
+    if ended and not isinstance(ended[0], Stopped):
         raise ended[0]
     return 0 if server.started else 1
 

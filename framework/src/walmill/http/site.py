@@ -42,6 +42,9 @@ class Site:
         threads: Calls that wait for the committer or look at plugins, at a time.
         queries: Threads for queries.
         runs: Threads for runs by hand, each of which may take long.
+        patience: Seconds that the application waits for the engine before it begins to answer without; None for ever.
+        status: How far the opening of the engine is, as a sentence.
+        failed: Called when the engine could not be opened after all, and the application answers already.
         decoders: Threads that read and convert bodies of rows; as long as they work they take turns with the server's loop.
     """
 
@@ -54,6 +57,9 @@ class Site:
     queries: CapacityLimiter = field(factory=lambda: CapacityLimiter(16))
     runs: CapacityLimiter = field(factory=lambda: CapacityLimiter(32))
     decoders: CapacityLimiter = field(factory=lambda: CapacityLimiter(4))
+    patience: float | None = None
+    status: Callable[[], str] | None = None
+    failed: Callable[[Exception], None] | None = None
     _engine: Engine | None = None
     _why: str = ""
     _opened: list[Callable[[Engine], None]] = field(factory=list)
@@ -79,14 +85,15 @@ class Site:
         Raises:
             Unavailable: If it is not open, saying why.
         """
-        if self._engine is None:
-            raise Unavailable(self._why, retry_after=1)
+        self.require()
+        assert self._engine is not None
         return self._engine
 
     def require(self) -> None:
         """Raises what `engine` raises if there is none."""
         if self._engine is None:
-            raise Unavailable(self._why, retry_after=1)
+            status = "" if self.status is None else self.status()
+            raise Unavailable(f"{self._why}; {status}" if status else self._why, retry_after=1)
 
     def on_open(self, opened: Callable[[Engine], None]) -> None:
         """Has `opened` called with the engine, now or as soon as it is open."""
@@ -106,8 +113,13 @@ class Site:
             WalmillError: If the engine cannot be opened for another reason.
         """
         retry: asyncio.Task[None] | None = None
-        if self._engine is None and not await self._open():
-            retry = asyncio.create_task(self._try_again())
+        if self._engine is None:
+            opening = asyncio.create_task(self._open())
+            await asyncio.wait({opening}, timeout=self.patience)
+            if not opening.done():
+                retry = asyncio.create_task(self._finish(opening))
+            elif not opening.result():
+                retry = asyncio.create_task(self._try_again())
         try:
             yield
         finally:
@@ -142,6 +154,19 @@ class Site:
         for opened in self._opened:
             opened(engine)
         return True
+
+    async def _finish(self, opening: asyncio.Task[bool]) -> None:
+        """Waits for an engine that is being opened while the application answers already."""
+        try:
+            opened = await opening
+        except Exception as error:  # noqa: BLE001 - it is told to whoever waits for it
+            self._why = f"the engine at {self.where or '/'} could not be opened: {error}"
+            self.status = None
+            if self.failed is not None:
+                self.failed(error)
+            return
+        if not opened:
+            await self._try_again()
 
     async def _try_again(self) -> None:
         log.warning("the engine is not open here; it is tried again every second", where=self.where, cause=self._why)
