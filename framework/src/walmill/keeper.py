@@ -220,6 +220,7 @@ class Keeper:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.1, until - time.monotonic()))
+        self.room.close()
         with self._guard:
             asked, self._asked = self._asked, []
         for future in asked:

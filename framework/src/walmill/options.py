@@ -45,7 +45,8 @@ class EngineOptions:
         object_cache: Bytes of copies of data files that are kept on this machine, if the store is a bucket.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         joins: Which files are joined, and how large they become.
-        disk: How much of the disk of `data_dir` stays free, and how much is reserved for bad times.
+        disk: How much of the disk of `data_dir` stays free, and how much is reserved for bad times: nothing,
+            unless it says so.
         delete_grace: How long databases and tables that were deleted can be restored, ns, unless a call says otherwise.
         told: Told how far the replay of the log is; what it raises ends the start.
         clock: The time.

@@ -30,7 +30,7 @@ class DiskLimits:
     """
 
     min_free: float = 0.01
-    reserved: int = 128 * 2**20
+    reserved: int = 0
 
     def reserve(self, size: int) -> int:
         """Bytes of the reserve on a disk of so many bytes."""
@@ -159,6 +159,13 @@ class Room:
             raise Unavailable(
                 f"{trouble}; nothing of this write was kept, send it again later", retry_after=RETRY_SECONDS
             )
+
+    def close(self) -> None:
+        """Gives the space of the reserve back: whoever starts next makes it anew."""
+        if self._held:
+            with suppress(OSError):
+                self._fs.unlink(self._path)
+            self._held = False
 
     def _give_up(self) -> None:
         with suppress(OSError):
