@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow.parquet as pq
 import pytest
 
 from walmill.engine import Engine
 from walmill.http.app import create_app
-from walmill_hookspecs import Line, hookimpl, setting, settings, specs
+from walmill_hookspecs import Line, SnapshotRecord, hookimpl, setting, settings, specs
 from walmill_hookspecs._markers import PROJECT
 
 Wait = Callable[[Callable[[], object]], None]
@@ -208,6 +210,38 @@ def test_hook_on_run_end(wait: Wait) -> None:
         engine.create_trigger(database="d", name="t", plugin="fails", spec="every:1h")
         assert engine.run_trigger("d", "t", timeout=10)["status"] == "failed"
         assert seen == [("t", "on_schedule", "failed", 0, "SystemExit: 3")]
+    finally:
+        engine.close(5.0)
+
+
+class Archivist:
+    """Watches snapshots; reads the files, which are there as long as it does."""
+
+    @hookimpl
+    def on_snapshot(self, record: SnapshotRecord) -> None:
+        for table in record.tables:
+            rows = sum(pq.read_metadata(one.path).num_rows for one in table.files)
+            seen.append(
+                (record.previous_sequence < record.sequence, table.database, table.name, rows, table.time_range)
+            )
+        if not record.tables:
+            raise SystemExit(3)
+
+
+def test_hook_on_snapshot(tmp_path: Path, wait: Wait) -> None:
+    engine = Engine.open(data_dir=tmp_path, discover_plugins=False)
+    try:
+        engine.register(Archivist, name="archivist")
+        engine.write("cpu,host=a v=1 7\ncpu,host=a v=2 9\nmem v=1 5", database="d")
+        engine.snapshot()
+        wait(lambda: len(seen) == 2)
+        assert seen == [(True, "d", "cpu", 2, (7, 9)), (True, "d", "mem", 1, (5, 5))]
+        engine.create_database("e")
+        engine.snapshot()  # a hook that fails changes nothing
+        engine.write("cpu,host=b v=3i", database="e")
+        engine.snapshot()
+        wait(lambda: len(seen) == 3)
+        assert seen[2][1:4] == ("e", "cpu", 1)
     finally:
         engine.close(5.0)
 

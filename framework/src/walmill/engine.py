@@ -27,6 +27,7 @@ from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
+from walmill.dispatch.watch import SnapshotWatch
 from walmill.erase import Erased, count_rows, delete_rows
 from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
 from walmill.fs.local import LocalFS
@@ -209,6 +210,7 @@ class Engine(Definitions):
                 joins=options.joins,
                 superseded=self._superseded,
                 room=Room(Path(options.data_dir), fs, options.disk),
+                watch=SnapshotWatch(self.registry),
                 cache=self._cache,
             )
         self._writer = Writer(

@@ -26,6 +26,7 @@ from walmill.buffer.table import TableBuffer
 from walmill.clock import Clock
 from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
+from walmill.dispatch.watch import SnapshotWatch
 from walmill.errors import Unavailable, WalmillError
 from walmill.fs.protocol import FileSystem
 from walmill.model.files import DataFile
@@ -50,6 +51,7 @@ from walmill.store.view import View
 from walmill.triggers.manage import pause_trigger
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
+from walmill_hookspecs.types import SnapshotFile, SnapshotRecord, SnapshotTable
 
 TICK_SECONDS = 0.5
 """So often it is looked whether a snapshot is due."""
@@ -150,6 +152,7 @@ class Keeper:
         joins: Which files are joined.
         superseded: Called when another process has taken the store over.
         room: The disk of the log.
+        watch: Told of each snapshot.
         cache: Copies of data files on this machine; None if the store is a directory of it.
     """
 
@@ -169,8 +172,10 @@ class Keeper:
         joins: Bounds,
         superseded: Callable[[Superseded], None],
         room: Room,
+        watch: SnapshotWatch,
         cache: FileCache | None = None,
     ) -> None:
+        self._watch = watch
         self._head = head
         self.room = room
         self._cache = cache
@@ -220,6 +225,7 @@ class Keeper:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.1, until - time.monotonic()))
+        self._watch.stop(max(0.1, until - time.monotonic()))
         self.room.close()
         with self._guard:
             asked, self._asked = self._asked, []
@@ -383,10 +389,48 @@ class Keeper:
             view = self._committer.view
             with self._guard:
                 self._taken[view.sequence] = view
+            before = self._covered
             change = write_snapshot(self._head, view)
             self._take_over()
             if change is not None:
+                self._watch.tell(self._record(change, before), change.current)
                 return change
+
+    def _record(self, change: Change, before: int) -> SnapshotRecord:
+        """What plugins are told of a snapshot."""
+        catalog = change.current.view.catalog
+        new: dict[int, list[DataFile]] = {}
+        for file in change.new:
+            new.setdefault(file.table, []).append(file)
+        tables = []
+        for number, files in new.items():
+            table = catalog.tables[number]
+            tables.append(
+                SnapshotTable(
+                    database=catalog.databases[table.database_id].name,
+                    name=table.schema.name,
+                    tags=table.schema.tags,
+                    fields=dict(table.schema.fields),
+                    files=tuple(
+                        SnapshotFile(
+                            path=self._store.local_path(one.path) or f"{self._store.name}/{one.path}",
+                            rows=one.rows,
+                            bytes=one.bytes,
+                            time_range=(one.min_time, one.max_time),
+                        )
+                        for one in files
+                    ),
+                    time_range=(min(one.min_time for one in files), max(one.max_time for one in files)),
+                )
+            )
+        manifest = change.current.manifest
+        assert manifest is not None
+        return SnapshotRecord(
+            manifest=manifest.number,
+            sequence=manifest.sequence,
+            previous_sequence=before,
+            tables=tuple(sorted(tables, key=lambda one: (one.database, one.name))),
+        )
 
     def _note_positions(self) -> None:
         """Has the cursors written of triggers that nothing concerned lately: else they would hold the log for ever."""

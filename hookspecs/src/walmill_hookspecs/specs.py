@@ -12,7 +12,7 @@ from walmill_hookspecs._markers import hookspec
 
 if TYPE_CHECKING:
     from walmill_hookspecs.context import BaseContext
-    from walmill_hookspecs.types import Reply, Request, RunRecord, Tick, WriteBatch
+    from walmill_hookspecs.types import Reply, Request, RunRecord, SnapshotRecord, Tick, WriteBatch
 
 
 @hookspec
@@ -116,6 +116,22 @@ def on_run_end(record: RunRecord) -> None:
     Return value: ignored.
     Delivery: at most once, best effort; an exception is logged and changes nothing.
     Runs where: in the engine, on the mill's loop: it must not block.
+    May be async: no.
+    Since: 0.1.
+    """
+
+
+@hookspec
+def on_snapshot(record: SnapshotRecord) -> None:
+    """Rows went from memory and log into Parquet files.
+
+    When: after the manifest that makes them count was written.
+    How often: once for each snapshot; those that change nothing but cursors as well, without tables.
+    Return value: ignored.
+    Delivery: at most once, in order, best effort: not after a kill; an exception is logged and changes nothing.
+        `record.previous_sequence` shows a gap, and rows that were missed can be had by SQL. As long as the hook runs the files
+        are there; later they may be joined with others and deleted, so whoever wants to keep one copies it.
+    Runs where: in the engine, on a thread that is there for this alone: it may take its time, and later snapshots wait in line.
     May be async: no.
     Since: 0.1.
     """

@@ -400,4 +400,59 @@ class RunRecord:
     error: str | None = None
 
 
+@frozen(kw_only=True)
+class SnapshotFile:
+    """A Parquet file that a snapshot made. What it holds never changes.
+
+    Attributes:
+        path: Where it is: a path of this machine, or the URL of an object in a bucket.
+        rows: Rows in it.
+        bytes: Its size.
+        time_range: Times of its earliest and its latest row, ns.
+    """
+
+    path: str
+    rows: int
+    bytes: int
+    time_range: tuple[int, int]
+
+
+@frozen(kw_only=True)
+class SnapshotTable:
+    """A table of which a snapshot made files.
+
+    Attributes:
+        database: Name of the database.
+        name: Name of the table.
+        tags: Its tags; files have them as dictionaries of strings, and are sorted by them, then by `time`.
+        fields: Types of its fields, by name.
+        files: The new files; there is at least one.
+        time_range: Times of the earliest and the latest row in them, ns.
+    """
+
+    database: str
+    name: str
+    tags: tuple[str, ...]
+    fields: Mapping[str, FieldType]
+    files: tuple[SnapshotFile, ...]
+    time_range: tuple[int, int]
+
+
+@frozen(kw_only=True)
+class SnapshotRecord:
+    """What `on_snapshot` gets: everything up to `sequence` is in files now.
+
+    Attributes:
+        manifest: Number of the manifest that made it count.
+        sequence: Sequence of the last commit that is in it.
+        previous_sequence: That of the snapshot before it: a watcher that knows another one has missed some.
+        tables: The tables with new files, by database and name; empty if only definitions or state changed.
+    """
+
+    manifest: int
+    sequence: int
+    previous_sequence: int
+    tables: tuple[SnapshotTable, ...] = ()
+
+
 Callback: TypeAlias = Callable[[], None] | Callable[[], Awaitable[None]]
