@@ -16,6 +16,7 @@ from walmill.settings.model import is_loopback
 
 if TYPE_CHECKING:
     import httpx2
+    import pyarrow as pa
 
 TRIGGERS = "/api/v3/configure/processing_engine_trigger"
 DATABASES = "/api/v3/configure/database"
@@ -330,6 +331,28 @@ class Client:
             packer = zlib.compressobj(1, zlib.DEFLATED, 31)
             body, encoding = packer.compress(body) + packer.flush(), "gzip"
         self.request("POST", "/api/v3/write_lp", params=params, content=body, encoding=encoding)
+
+    def write_arrow(self, database: str, table: str, tags: Sequence[str] | None, rows: pa.RecordBatch) -> None:
+        """Writes rows that are in columns; the good ones are kept when others are refused.
+
+        Args:
+            database: Name of the database.
+            table: Name of the table.
+            tags: Which columns are tags; None as the table has it.
+            rows: The rows.
+
+        Raises:
+            Refused: Rows were refused; `body["data"]` says which.
+        """
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_batch(rows)
+        params: dict[str, Any] = {"db": database, "table": table, "accept_partial": True}
+        if tags is not None and not any("," in tag for tag in tags):  # else the table must be there, and knows them
+            params["tags"] = ",".join(tags)
+        self.request("POST", "/api/v3/write_arrow", params=params, content=sink.getvalue().to_pybytes())
 
     @contextmanager
     def query(

@@ -133,6 +133,8 @@ cli = LazyGroup(
         "serve": Lazy(f"{CLI}.serve:serve", "Start the server.", _SERVER),
         "demo": Lazy(f"{CLI}.demo:demo", "Watch a year of weather flow through plugins.", _SERVER),
         "write": Lazy(f"{CLI}.write:write", "Write line protocol.", _DATA),
+        "export": Lazy(f"{CLI}.export:export", "Write the tables of a database to files.", _DATA),
+        "import": Lazy(f"{CLI}.importing:import_files", "Write files to a database.", _DATA),
         "query": Lazy(f"{CLI}.query:query", "Run SQL that reads.", _DATA),
         "create": Lazy(f"{CLI}.main:create", "Create a database, a table, a trigger, a token or a snapshot.", _DATA),
         "show": Lazy(

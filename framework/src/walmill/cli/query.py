@@ -148,7 +148,7 @@ def _target(output: Path | None) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
-class _Reader:
+class Reader:
     """Pieces of bytes as a file that Arrow can read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
@@ -193,7 +193,7 @@ def _convert(body: Iterator[bytes], chosen: str, target: IO[bytes]) -> None:
     from walmill.cli.client import CannotReach
 
     try:
-        with pa.ipc.open_stream(pa.PythonFile(_Reader(body), mode="r")) as reader:
+        with pa.ipc.open_stream(pa.PythonFile(Reader(body), mode="r")) as reader:
             if chosen == "parquet":
                 import pyarrow.parquet as pq
 
