@@ -60,15 +60,14 @@ def place() -> Iterator[Path]:
 
 def opened(directory: Path, **more: Any) -> Engine:
     """An engine as `walmill serve` has it."""
-    engine = Engine.open(data_dir=directory, discover_plugins=False, **more)
     calm_collector()
     short_turns()
-    return engine
+    return Engine.open(data_dir=directory, discover_plugins=False, **more)
 
 
-def fill(engine: Engine, rows: int, round_number: int, *, mix: bool = False) -> float:
-    """Writes rows of the wide shape, 5,000 a request; `mix` gives them in random order of time. Seconds."""
-    shape = shapes(1.0)["wide"]._replace(requests=max(1, rows // 5000))
+def fill(engine: Engine, rows: int, round_number: int, *, mix: bool = False, kind: str = "wide") -> float:
+    """Writes rows of a shape, 5,000 a request; `mix` gives them in random order of time. Seconds."""
+    shape = shapes(1.0)[kind]._replace(requests=max(1, rows // 5000))
     bodies = list(shape.bodies(round_number))
     if mix:
         chance = random.Random(round_number)
@@ -92,13 +91,18 @@ def by_series(rows: pa.Table) -> pa.Table:
 
 def snapshot(share: float, rounds: int) -> None:
     """Rows a second, and bytes a row against pyarrow and DuckDB writing the same rows, sorted, with zstd."""
+    for kind, name, what in (("narrow", "mem", "2 tags + 3 fields"), ("wide", "cpu", "10 tags + 10 fields")):
+        _snapshot(share, rounds, kind, name, what)
+
+
+def _snapshot(share: float, rounds: int, kind: str, name: str, what: str) -> None:
     rows = int(2_000_000 * share)
     rates, loops, sizes = [], [], {"walmill": 0, "pyarrow": 0, "DuckDB": 0}
     count = 0
     for turn in range(rounds):
         with place() as directory, opened(directory, snapshots=NEVER) as engine:
-            fill(engine, rows, turn)
-            plain = by_series(engine.query("SELECT * FROM cpu", database="d"))
+            fill(engine, rows, turn, kind=kind)
+            plain = by_series(engine.query(f"SELECT * FROM {name}", database="d"))
             count = plain.num_rows
             gc.collect()
             began = time.perf_counter()
@@ -116,7 +120,7 @@ def snapshot(share: float, rounds: int) -> None:
             sizes["DuckDB"] = target.stat().st_size
     rate, loop = statistics.median(rates), statistics.median(loops)
     table(
-        f"A snapshot of {count:,} rows of 10 tags + 10 fields",
+        f"A snapshot of {count:,} rows of {what}",
         ("what", "rows/s, median", "range", "bytes/row", "of pyarrow's", "of DuckDB's"),
         [
             [

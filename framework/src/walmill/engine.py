@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from attrs import evolve
 from walmill.auth.tokens import write_token_file
 from walmill.backup.copy import Told, quiet
 from walmill.backup.description import Description
+from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
 from walmill.buffer.source import no_store
 from walmill.context.capture import Capture
@@ -36,7 +38,7 @@ from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
 from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
-from walmill.keeper import Keeper, KeeperFigures, begin_view, open_objects
+from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
@@ -218,6 +220,7 @@ class Engine(Definitions):
             options.clock,
             processes=options.reader_processes,
             check_room=(lambda: None) if self._keeper is None else self._keeper.check_room,
+            most_waiting=options.write_queue,
         )
         Capture.install()
         self._watch.start()
@@ -472,6 +475,14 @@ class Engine(Definitions):
             no_sync=no_sync,
         )
         return await self._writer.write_async(submission)
+
+    def entering(self, submission: Submission) -> AbstractContextManager[None]:
+        """Counts a client's write while it is on its way.
+
+        Raises:
+            Unavailable: On entering, if there is no room for it, in memory or on the disk.
+        """
+        return self._writer.entering(submission)
 
     def delete_rows(self, database: str, table: str, where: str, *, dry_run: bool = False) -> Erased:
         """Deletes the rows that SQL finds; see `walmill.erase.delete_rows`.

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from attrs import define
-from rpds import HashTrieMap
 
 from walmill.backup.copy import Told
 from walmill.backup.create import create_backup
@@ -28,11 +27,9 @@ from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.watch import SnapshotWatch
 from walmill.errors import Unavailable, WalmillError
-from walmill.fs.protocol import FileSystem
 from walmill.model.files import DataFile
 from walmill.model.trigger import RETENTION
 from walmill.objects.cache import FileCache
-from walmill.objects.open import open_store
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
 from walmill.room import Room
@@ -93,46 +90,6 @@ class KeeperFigures:
     released: int = 0
     expired: int = 0
     seconds: float = 0.0
-
-
-def open_objects(place: str | None, root: Path, fs: FileSystem, cache: int) -> tuple[ObjectStore, FileCache | None]:
-    """The object store of an engine, and the copies of its files on this machine if it is not there.
-
-    Args:
-        place: A directory, or the URL of a bucket; None for the directory `objects` in the data directory.
-        root: The data directory.
-        fs: Its files.
-        cache: Bytes that copies may take.
-
-    Raises:
-        WalmillError: The store cannot be used.
-    """
-    store = open_store(str(root / "objects") if place is None else place, fs)
-    if store.local_path("tables") is not None:
-        return store, None
-    return store, FileCache(store, root / "cache", cache)
-
-
-def begin_view(loaded: Loaded) -> View:
-    """The view of a snapshot, on which the log is replayed: its tables know how new the rows in files are."""
-    view = loaded.view
-    tables = HashTrieMap(
-        {
-            table: TableBuffer.empty(view.catalog.tables[table].schema, newest)
-            for table, newest in loaded.newest.items()
-            if table in view.catalog.tables
-        }
-    )
-    return View(
-        sequence=view.sequence,
-        time=view.time,
-        catalog=view.catalog,
-        tables=tables,
-        files=loaded.files,
-        cursors=view.cursors,
-        state=view.state,
-        held=loaded,
-    )
 
 
 class Keeper:

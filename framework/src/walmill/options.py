@@ -40,6 +40,7 @@ class EngineOptions:
             and the machine has more than one processor.
         snapshots: When rows go from memory and log into files, and when writers have to wait for that. Only with a `data_dir`.
         log_retention: How much log is kept for triggers that are behind.
+        write_queue: Bytes of writes that may be on their way to the log at a time; beyond that they are put off.
         object_store: Where files go: a directory, or the URL of a bucket (`s3://`, `gs://`, `az://`); None takes the directory
             `objects` in `data_dir`. Only one engine may use it.
         object_cache: Bytes of copies of data files that are kept on this machine, if the store is a bucket.
@@ -69,6 +70,7 @@ class EngineOptions:
     reader_processes: bool = False
     snapshots: SnapshotLimits = field(factory=SnapshotLimits)
     log_retention: LogRetention = field(factory=LogRetention)
+    write_queue: int = 512 * 2**20
     object_store: str | None = None
     object_cache: int = 10 * 2**30
     join_rate: int = 64 * 2**20

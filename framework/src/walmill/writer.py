@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
@@ -74,6 +75,7 @@ class Writer:
         processes: Whether bodies above a size are read in processes of their own, if this machine can do that: one for those
             that take milliseconds, another one for those that take longer. Otherwise by the committer, and by threads.
         check_room: Called before each write; raises if there is no room for it.
+        most_waiting: Bytes of bodies and rows that may be on their way at a time; one alone may be larger.
     """
 
     def __init__(
@@ -83,8 +85,12 @@ class Writer:
         *,
         processes: bool = False,
         check_room: Callable[[], None] = lambda: None,
+        most_waiting: int = 512 * 2**20,
     ) -> None:
         self._check_room = check_room
+        self._most = most_waiting
+        self._waiting = 0
+        self._guard = threading.Lock()
         self._committer = committer
         self._clock = clock
         self._closed = False
@@ -106,38 +112,61 @@ class Writer:
 
     def write(self, submission: Submission) -> WriteResult:
         """Waits until a write is durable and visible; for a thread."""
-        self._check_room()
-        for attempt in count():
-            ticket = Ticket()
-            way = self._way(submission, attempt)
-            if way is None:
-                self.submit(submission, ticket)
-            else:
-                self._read_and_submit(way.read, submission, ticket)
-            with contextlib.suppress(SlowBody):
-                return _result(ticket.result())
+        with self.entering(submission):
+            for attempt in count():
+                ticket = Ticket()
+                way = self._way(submission, attempt)
+                if way is None:
+                    self.submit(submission, ticket)
+                else:
+                    self._read_and_submit(way.read, submission, ticket)
+                with contextlib.suppress(SlowBody):
+                    return _result(ticket.result())
         raise AssertionError  # a body that was read here is never slow again
 
     async def write_async(self, submission: Submission) -> WriteResult:
         """As `write`, for an event loop."""
-        self._check_room()
         loop = asyncio.get_running_loop()
-        for attempt in count():
-            ticket = Ticket(loop)
-            way = self._way(submission, attempt)
-            if way is None:
-                self.submit(submission, ticket)
-            else:
-                try:
-                    way.pool.submit(self._read_and_submit, way.read, submission, ticket)
-                except RuntimeError:  # the pool takes nothing any more
-                    way.drop()
-                    raise _shutting_down() from None
-            with contextlib.suppress(SlowBody):
-                result = _result(await ticket)
-                self._let_go(submission)
-                return result
+        with self.entering(submission):
+            for attempt in count():
+                ticket = Ticket(loop)
+                way = self._way(submission, attempt)
+                if way is None:
+                    self.submit(submission, ticket)
+                else:
+                    try:
+                        way.pool.submit(self._read_and_submit, way.read, submission, ticket)
+                    except RuntimeError:  # the pool takes nothing any more
+                        way.drop()
+                        raise _shutting_down() from None
+                with contextlib.suppress(SlowBody):
+                    result = _result(await ticket)
+                    self._let_go(submission)
+                    return result
         raise AssertionError
+
+    @contextlib.contextmanager
+    def entering(self, submission: Submission) -> Iterator[None]:
+        """Counts the bytes of what is on its way.
+
+        Raises:
+            Unavailable: If there is no room for it.
+        """
+        self._check_room()
+        size = submission.size
+        with self._guard:
+            if self._waiting and self._waiting + size > self._most:
+                raise Unavailable(
+                    f"writes of {self._waiting:,} bytes are on their way, and {self._most:,} may be (write_queue_size); nothing "
+                    "of this write was kept, send it again later",
+                    retry_after=1,
+                )
+            self._waiting += size
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._waiting -= size
 
     def _way(self, submission: Submission, attempt: int) -> _Way | None:
         """How a body is read before the committer comes to it; None leaves it to the committer."""

@@ -179,7 +179,8 @@ class ColumnsEndpoint:
                 [(asked.database, rows)], no_sync=asked.no_sync, guard=_guard(asked.database, rows, table)
             )
             try:
-                await engine.submit(submission, Ticket(asyncio.get_running_loop()))
+                with engine.entering(submission):
+                    await engine.submit(submission, Ticket(asyncio.get_running_loop()))
             except SchemaConflict:
                 continue
             return errors

@@ -165,6 +165,7 @@ def options_of(settings: Settings) -> EngineOptions:
             memory_bytes=settings.buffer_memory_limit,
         ),
         log_retention=LogRetention(age=settings.log_retention, bytes=settings.log_retention_size),
+        write_queue=settings.write_queue_size,
         object_store=settings.object_store,
         object_cache=settings.object_cache_size,
         join_rate=settings.join_rate or 0,

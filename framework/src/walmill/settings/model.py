@@ -186,6 +186,14 @@ class Settings:
         minimum=_MIB,
         maximum=2**50,
     )
+    write_queue_size: int = _setting(
+        "size",
+        512 * _MIB,
+        "Writes that may be on their way to the log at a time; beyond that writers are told to come back later.",
+        unit="bytes",
+        minimum=_MIB,
+        maximum=2**40,
+    )
     min_free_disk: float = _setting(
         "share",
         0.01,
