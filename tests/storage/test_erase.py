@@ -65,7 +65,7 @@ FITS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(STEP, min_size=2, max_size=10))
 def test_what_is_left_is_what_a_dict_has(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
     directory = tmp_path_factory.mktemp("erase")

@@ -289,7 +289,7 @@ class Whole(RuleBasedStateMachine):
 
 
 TestWhole = Whole.TestCase
-TestWhole.settings = settings(max_examples=25, stateful_step_count=12)
+TestWhole.settings = settings(max_examples=18, stateful_step_count=12)
 
 
 class Busy(Whole):
@@ -316,4 +316,4 @@ class Busy(Whole):
 
 
 TestBusy = Busy.TestCase
-TestBusy.settings = settings(max_examples=15, stateful_step_count=14)
+TestBusy.settings = settings(max_examples=10, stateful_step_count=14)

@@ -83,7 +83,7 @@ def engine():
     engine.close()
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(batches(), st.booleans()), min_size=1, max_size=9))
 def test_select_equals_the_model(engine, steps):
     schema = TableSchema("t")
@@ -160,7 +160,7 @@ def counted(values):
     return len(values), len(known), max(known, default=None), min(known, default=None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(batches(), st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=7), st.booleans())
 def test_rows_in_files_and_in_memory_equal_the_model(engine, store_type, steps, known):
     model = {}

@@ -120,7 +120,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(STEPS, st.data())
 def test_rows_stay_the_same_through_any_compactions(steps, data):
     tree = Tree()

@@ -232,7 +232,7 @@ def machine(new_faulty):
 
 def test_a_reader_sees_the_dict_whatever_is_done(new_faulty):
     jobs = machine(new_faulty).TestCase
-    jobs.settings = settings(max_examples=40, stateful_step_count=14)
+    jobs.settings = settings(max_examples=25, stateful_step_count=14)
     jobs().runTest()
 
 

@@ -168,7 +168,7 @@ def check(loaded, expected):
     assert loaded.newest == expected.newest
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(st.lists(contents(), min_size=1, max_size=3))
 def test_the_newest_manifest_gives_what_was_written(new_store, steps):
     store, memo, previous = new_store(), StateMemo(), None
