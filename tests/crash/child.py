@@ -38,9 +38,16 @@ class AsyncCopy:
         ctx.write(copies(batch), table="async_copy", tags=["k"])
 
 
-def open_engine(directory: Path, *, snapshots: bool = False) -> Engine:
+def open_engine(directory: Path, *, snapshots: bool = False, bucket: str | None = None) -> Engine:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    engine = Engine.open(data_dir=directory, discover_plugins=False, segment_bytes=2**16 if snapshots else 2**20)
+    engine = Engine.open(
+        data_dir=directory,
+        discover_plugins=False,
+        segment_bytes=2**16 if snapshots else 2**20,
+        object_store=bucket,
+        wal=bucket,
+        flush_interval=0.0,
+    )
     engine.register(Copy, name="copy")
     engine.register(AsyncCopy, name="async_copy")
     if not engine.triggers():
@@ -64,8 +71,8 @@ def take_snapshots(engine: Engine) -> None:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[3] == "snapshots"
-    opened = open_engine(Path(sys.argv[1]), snapshots=wanted)
+    wanted = sys.argv[3] != "log"
+    opened = open_engine(Path(sys.argv[1]), snapshots=wanted, bucket=sys.argv[4] if len(sys.argv) > 4 else None)
     if wanted:
         threading.Thread(target=take_snapshots, args=(opened,), daemon=True).start()
     for letter in "abc":

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.seaweed import BUCKET, seaweed, variables
 
 from walmill.cache.state import trigger_space
 from walmill.cache.values import decode
@@ -30,9 +32,9 @@ def load_child() -> Any:
     return module
 
 
-def one_round(directory: Path, start: int, writes: int, kind: str) -> set[tuple[str, int]]:
+def one_round(directory: Path, start: int, writes: int, kind: str, bucket: str | None) -> set[tuple[str, int]]:
     """Starts a writer, kills it after so many acknowledged writes, and says which they were."""
-    command = [sys.executable, str(CHILD), str(directory), str(start), kind]
+    command = [sys.executable, str(CHILD), str(directory), str(start), kind, *([] if bucket is None else [bucket])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         rescue = threading.Timer(30, process.kill)
@@ -50,16 +52,43 @@ def one_round(directory: Path, start: int, writes: int, kind: str) -> set[tuple[
     return {(match[1], int(match[2])) for match in found if match}
 
 
-@pytest.mark.parametrize("kind", ["log", "snapshots"])
-def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str) -> None:
+@pytest.fixture
+def bucket(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    if kind != "bucket":
+        yield None
+        return
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as server, variables(server.environment):
+        yield f"s3://{BUCKET}/plant"
+
+
+LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+
+@pytest.mark.may_leave("file", reason="obstore keeps connections, and a runtime, as long as the process lives")
+@pytest.mark.parametrize(
+    ("kind", "rounds"),
+    [
+        ("log", ROUNDS),
+        ("snapshots", ROUNDS),
+        ("bucket", ROUNDS),
+        *(pytest.param(kind, 100, marks=LONG) for kind in ("log", "snapshots", "bucket")),
+    ],
+)
+def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str, rounds: int, bucket: str | None) -> None:
+    """With `bucket` the log is in one, as are the files, and every round has a machine of its own."""
+    machine = tmp_path
     chance = random.Random(20261124)
     acknowledged: set[tuple[str, int]] = set()
     start = 0
-    for _ in range(ROUNDS):
-        acknowledged |= one_round(tmp_path, start, chance.randint(1, 120), kind)
+    for number in range(rounds):
+        if bucket is not None:
+            machine = tmp_path / f"machine-{number}"
+        acknowledged |= one_round(machine, start, chance.randint(1, 120), kind, bucket)
         start = max(number for _, number in acknowledged) + 1000
     child = load_child()
-    with child.open_engine(tmp_path, snapshots=kind == "snapshots") as engine:
+    if bucket is not None:
+        machine = tmp_path / "machine"
+    with child.open_engine(machine, snapshots=kind != "log", bucket=bucket) as engine:
         until = time.monotonic() + 30
         while any(one["lag_commits"] or one["running"] for one in engine.triggers()):
             assert time.monotonic() < until, engine.triggers()
@@ -80,11 +109,13 @@ def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str) ->
             assert written == len(source), "the copy was written once, not written again and merged"
             space = view.state.space(trigger_space(view.catalog.trigger(child.DATABASE, name).id))
             assert decode(space.entries["rows"].value) == len(source)
-        if kind == "snapshots":
+        if kind != "log":
             manifest = engine.snapshot()
             assert manifest is not None
-            assert manifest.number > ROUNDS, "each round made some"
+            assert manifest.number > rounds, "each round made some"
             assert engine.segments[0].header.first_sequence > 1, "the log was released"
+    if bucket is not None:
+        return
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     known = r"lock|walmill\.json|wal/\d{10}\.seg|wal/torn-\d+-\d+|objects/(manifests|parts|tables)/.*"
     assert all(re.fullmatch(known, name) for name in names), names

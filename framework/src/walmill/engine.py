@@ -40,12 +40,13 @@ from walmill.ingest.precision import Precision
 from walmill.isolation.inline import InlineExecutor, LoopWatch
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
+from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.objects.cache import FileCache
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
-from walmill.opening import follow
+from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
@@ -122,14 +123,16 @@ class Engine(Definitions):
         options = self.options
         if options.data_dir is None:
             fs: FileSystem = options.fs or MemoryFS()
-            directory = "wal"
+            if options.wal is not None:
+                raise InvalidRequest(
+                    "a log in an object store (wal) needs a data_dir on this machine, for what is read from"
+                )
         else:
             fs = options.fs or LocalFS()
             root = Path(options.data_dir)
             root.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock.acquire(root)
             check_layout(root)
-            directory = str(root / "wal")
             if options.object_store is not None and options.object_store.lower().startswith("memory:"):
                 log.warning("files are kept in memory only: what is in a snapshot is gone with this process")
             self._store, self._cache = open_objects(options.object_store, root, fs, options.object_cache)
@@ -145,15 +148,14 @@ class Engine(Definitions):
                 raise PluginFailure("; ".join(f"the plugin {one.name!r} is broken: {one.cause}" for one in broken))
         began = time.perf_counter()
         loaded = self._load()
+        place: LogPlace | None = None
+        if loaded is None or self._store is None:
+            self._wal = Log.open(fs, "wal", segment_bytes=options.segment_bytes, now_ns=options.clock.now_ns)
+        else:
+            assert options.data_dir is not None
+            place = self._place(Path(options.data_dir), fs, self._store)
+            loaded, self._wal = open_log(self._store, loaded, options.wal, place)
         covered = 0 if loaded is None else loaded.view.sequence
-        self._wal = Log.open(
-            fs,
-            directory,
-            segment_bytes=options.segment_bytes,
-            now_ns=options.clock.now_ns,
-            covered=None if loaded is None else covered,
-            epoch=0 if loaded is None or loaded.manifest is None else loaded.manifest.epoch,
-        )
         frames = follow(self._wal.replay(after=covered), self._wal, covered, options.told)
         view = replay(frames, view=None if loaded is None else begin_view(loaded))
         for line in self._wal.report:
@@ -185,18 +187,21 @@ class Engine(Definitions):
             options.clock,
             self._published,
             prepare=self._mill.prepare,
-            flush_interval=options.flush_interval,
+            flush_interval=self._flush_interval(place),
+            superseded=self._superseded,
         )
         if loaded is not None and self._store is not None:
             assert options.data_dir is not None
+            assert place is not None
             head = Head(
                 self._store,
                 loaded,
                 epoch=self._wal.epoch + 1,
                 now=options.clock.now_ns,
                 shared=self._cache is not None,
+                log=place.name,
             )
-            if loaded.manifest is not None:
+            if loaded.manifest is not None or place.store is not None:
                 head.claim()
             self._keeper = Keeper(
                 head=head,
@@ -219,7 +224,7 @@ class Engine(Definitions):
             self._committer,
             options.clock,
             processes=options.reader_processes,
-            check_room=(lambda: None) if self._keeper is None else self._keeper.check_room,
+            check_room=self._check_room,
             most_waiting=options.write_queue,
         )
         Capture.install()
@@ -261,6 +266,38 @@ class Engine(Definitions):
             log.error("a query that needs this file will fail", table=file.table, error=wrong)
         return loaded
 
+    def _place(self, root: Path, fs: FileSystem, objects: ObjectStore) -> LogPlace:
+        """Where the log is to be, by the options."""
+        options = self.options
+        store = open_place(options.wal, fs)
+
+        def tell(done: int, total: int) -> None:
+            if options.told is not None:
+                options.told(Opening(done, total, 0, reading=True))
+
+        identity = "" if store is None else identity_of(objects)
+        return LogPlace(root, fs, store, identity, options.segment_bytes, options.clock.now_ns, tell)
+
+    def _flush_interval(self, place: LogPlace | None) -> float:
+        """Seconds by which a frame may wait for others; for a log in an object store it says what that costs."""
+        remote = place is not None and place.store is not None
+        asked = self.options.flush_interval
+        interval = asked if asked is not None else REMOTE_FLUSH_SECONDS if remote else 0.0
+        if remote:
+            log.info(
+                "the log is in an object store: a write is acknowledged when a request to it is, and there is at most one in "
+                "an interval",
+                wal=str(place),
+                interval_seconds=interval,
+            )
+        return interval
+
+    def _check_room(self) -> None:
+        """Whether a write has a chance now; see `Keeper.check_room` and `Committer.check`."""
+        self._committer.check()
+        if self._keeper is not None:
+            self._keeper.check_room()
+
     def _superseded(self, error: Conflict) -> None:
         """Another process has taken the object store over: nothing that this one acknowledges would be seen again."""
         log.error("the engine stops taking writes", error=error.message)
@@ -274,6 +311,8 @@ class Engine(Definitions):
         """Why this engine does not take what it is sent now; None if it does."""
         if not self.ready:
             return "the engine is shutting down"
+        if self._committer.delay is not None:
+            return self._committer.delay
         return None if self._keeper is None else self._keeper.room.trouble
 
     def on_end(self, told: Callable[[WalmillError], None]) -> None:
@@ -702,7 +741,9 @@ class Engine(Definitions):
         if self._keeper is not None:
             self._keeper.stop(30.0)
         clean = self._mill.stop(self.options.shutdown_timeout if timeout is None else timeout)
-        self._committer.stop(30.0)
+        if not self._committer.stop(30.0 if self._committer.delay is None else 1.0):
+            self._wal.give_up()
+            self._committer.stop(30.0)
         self._mill.end()
         self._watch.stop()
         self._looker.stop()

@@ -79,6 +79,10 @@ class Conflict(WalmillError):
     status = 409
 
 
+class Superseded(Conflict):
+    """Another process has taken over what only one may write: this one must stop, for nothing that it writes would be seen."""
+
+
 class Unavailable(WalmillError):
     """Cannot be done now and may work later: the same call can be repeated.
 

@@ -26,7 +26,7 @@ from walmill.clock import Clock
 from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.watch import SnapshotWatch
-from walmill.errors import Unavailable, WalmillError
+from walmill.errors import Superseded, Unavailable, WalmillError
 from walmill.model.files import DataFile
 from walmill.model.trigger import RETENTION
 from walmill.objects.cache import FileCache
@@ -35,7 +35,7 @@ from walmill.observe.log import get_logger
 from walmill.room import Room
 from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Facts, Limits, snapshot_due, writers_wait
-from walmill.snapshot.head import Head, Superseded
+from walmill.snapshot.head import Head
 from walmill.snapshot.jobs import Brake, Change, JoinPlanner, compact, cut, expire, remove_rows, sweep, write_snapshot
 from walmill.snapshot.manifest import Loaded, Manifest
 from walmill.snapshot.pace import Pace

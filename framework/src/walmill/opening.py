@@ -26,14 +26,18 @@ class Opening:
         bytes: Bytes of the log that are replayed.
         total_bytes: Of so many.
         commits: Commits that are replayed.
+        reading: Whether the log is still being read from an object store, before it is replayed.
     """
 
     bytes: int
     total_bytes: int
     commits: int
+    reading: bool = False
 
     def __str__(self) -> str:
         share = 100 * self.bytes // max(1, self.total_bytes)
+        if self.reading:
+            return f"{share} % of {self.total_bytes / 2**20:,.0f} MiB of log are read from the object store"
         return f"{share} % of {self.total_bytes / 2**20:,.0f} MiB of log are replayed, {self.commits:,} commits"
 
 

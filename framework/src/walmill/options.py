@@ -25,7 +25,8 @@ class EngineOptions:
     Attributes:
         data_dir: Where its data is; None keeps everything in memory, for tests and notebooks.
         segment_bytes: Size of a log segment.
-        flush_interval: Seconds by which a commit may wait for others; 0 commits at once when idle.
+        flush_interval: Seconds by which a commit may wait for others; 0 commits at once when idle. None takes 0 if the log is on
+            a disk, and 1 if it is in an object store.
         shutdown_timeout: Seconds that runs may take to finish when the engine stops.
         query_memory: Bytes that one query may use for sorting, joining and grouping.
         query_timeout: Seconds that one query may take.
@@ -43,6 +44,8 @@ class EngineOptions:
         write_queue: Bytes of writes that may be on their way to the log at a time; beyond that they are put off.
         object_store: Where files go: a directory, or the URL of a bucket (`s3://`, `gs://`, `az://`); None takes the directory
             `objects` in `data_dir`. Only one engine may use it.
+        wal: Where the log goes: an object store, as above; None for the directory `wal` in `data_dir`. `local` says that as
+            well, and moves it there from an object store.
         object_cache: Bytes of copies of data files that are kept on this machine, if the store is a bucket.
         join_rate: Bytes per second that joining files may read and write; 0 for no limit.
         joins: Which files are joined, and how large they become.
@@ -56,7 +59,7 @@ class EngineOptions:
 
     data_dir: Path | None = None
     segment_bytes: int = 64 * 2**20
-    flush_interval: float = 0.0
+    flush_interval: float | None = None
     shutdown_timeout: float = 30.0
     query_memory: int = 2 * 2**30
     query_timeout: float | None = 60.0
@@ -72,6 +75,7 @@ class EngineOptions:
     log_retention: LogRetention = field(factory=LogRetention)
     write_queue: int = 512 * 2**20
     object_store: str | None = None
+    wal: str | None = None
     object_cache: int = 10 * 2**30
     join_rate: int = 64 * 2**20
     joins: Bounds = field(factory=Bounds)

@@ -381,10 +381,10 @@ def sealed(members: dict) -> bytes:
     ("change", "expected"),
     [
         (
-            {"format": 2, "engine": "9.9.9"},
-            r"has the format 2, written by Walmill 9\.9\.9; this is Walmill \d.*up to 1",
+            {"format": 3, "engine": "9.9.9"},
+            r"has the format 3, written by Walmill 9\.9\.9; this is Walmill \d.*up to 2",
         ),
-        ({"format": 2, "parts": None, "more": 1}, "has the format 2"),
+        ({"format": 3, "parts": None, "more": 1}, "has the format 3"),
         ({"number": 8}, "its number is 8"),
         ({"more": 1}, "cannot be read"),
         ({"parts": {"catalog": []}}, r"kinds \['catalog'\]"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attrs import evolve
+
 from walmill.backup.copy import Told, copy, objects_of, quiet
 from walmill.backup.description import Description
 from walmill.backup.keep import manifest_of
@@ -52,7 +54,8 @@ def restore(store: ObjectStore, backup: Description, directory: Path, told: Told
         target = LocalStore(str(directory / "objects"))
         target.sweep()
         copy(store, target, objects_of(store, manifest), told)
-        target.put(manifest.path, manifest.encode())
+        # the log of the one that was backed up is not that of the directory
+        target.put(manifest.path, evolve(manifest, log=None, format=1).encode())
         set_restoring(directory, None)
         (directory / NAME).unlink(missing_ok=True)
         check_layout(directory)

@@ -146,7 +146,7 @@ def options_of(settings: Settings) -> EngineOptions:
     return EngineOptions(
         data_dir=settings.data_dir,
         segment_bytes=settings.segment_size,
-        flush_interval=settings.wal_flush_interval / SECOND,
+        flush_interval=None if settings.wal_flush_interval is None else settings.wal_flush_interval / SECOND,
         shutdown_timeout=settings.shutdown_timeout / SECOND,
         query_memory=settings.query_memory_limit,
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
@@ -167,6 +167,7 @@ def options_of(settings: Settings) -> EngineOptions:
         log_retention=LogRetention(age=settings.log_retention, bytes=settings.log_retention_size),
         write_queue=settings.write_queue_size,
         object_store=settings.object_store,
+        wal=settings.wal,
         object_cache=settings.object_cache_size,
         join_rate=settings.join_rate or 0,
         disk=DiskLimits(settings.min_free_disk, settings.reserved_disk),

@@ -27,7 +27,8 @@ def put_new_once(store: ObjectStore, path: str, data: Bytes) -> None:
         store.put_new(path, data)
     except ObjectExists:
         try:
-            same = memoryview(store.get(path)) == memoryview(data).cast("B")
+            # both as unsigned bytes: those of an Arrow buffer are signed, and then no 200 equals its -56
+            same = memoryview(store.get(path)).cast("B") == memoryview(data).cast("B")
         except NoSuchObject:  # removed meanwhile: whoever did that knew it
             same = False
         if not same:

@@ -10,18 +10,19 @@ from walmill.fs.protocol import FileSystem
 from walmill.objects.create import check_conditional_create
 from walmill.objects.local import LocalStore
 from walmill.objects.protocol import ObjectStore
-from walmill.objects.remote import RemoteStore
+from walmill.objects.remote import RETRY_SECONDS, RemoteStore
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def open_store(place: str, fs: FileSystem | None = None) -> ObjectStore:
+def open_store(place: str, fs: FileSystem | None = None, *, patience: float = RETRY_SECONDS) -> ObjectStore:
     """The store in a place. A store that is not on this machine is asked whether it does what is needed of it.
 
     Args:
         place: A directory, which is made with the first object (`file://` may stand before it), or `s3://BUCKET/PREFIX`,
             `gs://…`, `az://…`. Credentials come from the environment.
         fs: The files of a directory; None takes those of the machine.
+        patience: Seconds for which a request is tried again if the store is not on this machine.
 
     Raises:
         InvalidRequest: It is empty, or a URL of a kind that is not known.
@@ -30,7 +31,7 @@ def open_store(place: str, fs: FileSystem | None = None) -> ObjectStore:
     """
     match = _URL.match(place)
     if match and match[1].lower() != "file":
-        store = RemoteStore(place)
+        store = RemoteStore(place, patience=patience)
         check_conditional_create(store)
         return store
     path = place[match.end() :] if match else place

@@ -25,8 +25,6 @@ KINDS = ("s3", "gs", "az", "memory")
 """Kinds of stores, by the beginning of their URLs."""
 
 CONNECT_SECONDS = 5
-REQUEST_SECONDS = 60
-"""How long one attempt at a request may take."""
 RETRIES = 5
 RETRY_SECONDS = 30
 """How long a request is tried again, in all."""
@@ -48,21 +46,26 @@ class RemoteStore:
     """An `ObjectStore` in a bucket, below a prefix.
 
     Requests are tried again with growing pauses when the server does not answer, is overloaded, or fails; never for longer than
-    half a minute. Several processes may read; what they may write is up to them.
+    `patience`. Several processes may read; what they may write is up to them.
 
     Args:
         url: `s3://BUCKET/PREFIX`, `gs://…`, `az://CONTAINER/PREFIX`, or `memory://`.
         environment: Where credentials, region and endpoint come from; None takes the environment of the process.
+        patience: Seconds for which a request is tried again; one attempt takes at most twice as long.
 
     Raises:
         InvalidRequest: The URL or a variable is wrong.
     """
 
-    def __init__(self, url: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, environment: Mapping[str, str] | None = None, *, patience: float = RETRY_SECONDS
+    ) -> None:
         self._kind, self._bucket, self._prefix = parse_url(url)
         prefix = f"/{self._prefix}" if self._prefix else ""
         self.name = f"{self._kind}://{self._bucket}{prefix}"
-        self._store = _open(self._kind, self._bucket, self._prefix, os.environ if environment is None else environment)
+        self._store = _open(
+            self._kind, self._bucket, self._prefix, os.environ if environment is None else environment, patience
+        )
 
     def get(self, path: str) -> pa.Buffer:
         """See `ObjectStore.get`."""
@@ -199,17 +202,19 @@ def parse_url(url: str) -> tuple[str, str, str]:
     return kind, parts.netloc, check_prefix(parts.path.strip("/"))
 
 
-def _open(kind: str, bucket: str, prefix: str, environment: Mapping[str, str]) -> obstore.store.ObjectStore:
+def _open(
+    kind: str, bucket: str, prefix: str, environment: Mapping[str, str], patience: float
+) -> obstore.store.ObjectStore:
     from obstore import exceptions
     from obstore import store as stores
 
     retry: Any = {
         "max_retries": RETRIES,
-        "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+        "retry_timeout": timedelta(seconds=patience),
         "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
     }
     client: Any = {
-        "timeout": timedelta(seconds=REQUEST_SECONDS),
+        "timeout": timedelta(seconds=2 * patience),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         # over plain http only if somebody says so, by the URL of the endpoint
         "allow_http": environment.get("AWS_ENDPOINT_URL", environment.get("AZURE_STORAGE_ENDPOINT", "")).startswith(

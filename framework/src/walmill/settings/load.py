@@ -151,6 +151,8 @@ def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
         if "\0" in text:
             raise InvalidRequest(f"{text!r} is no path: it holds a zero byte")
         return base / Path(text).expanduser()
+    if info.kind == "store" and text.lower() in info.choices:
+        return text.lower()
     if info.kind == "store":
         return text if "://" in text else str(base / Path(text).expanduser())
     if info.kind == "address":

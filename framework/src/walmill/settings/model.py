@@ -154,10 +154,18 @@ class Settings:
     max_http_request_size: int = _setting(
         "size", 10 * _MIB, "Largest body of a request, after decompression.", unit="bytes", minimum=1024, maximum=2**30
     )
-    wal_flush_interval: int = _setting(
+    wal: str | None = _setting(
+        "store",
+        None,
+        "URL of a bucket for the log, so that what is acknowledged survives this machine; DATA_DIR/wal if none or local.",
+        optional=True,
+        choices=("local",),
+    )
+    wal_flush_interval: int | None = _setting(
         "duration",
-        0,
-        "How long a write may wait for others to share its sync; 0s syncs at once when idle.",
+        None,
+        "How long a write may wait for others to share its sync: 0s, at once when idle; 1s if the log is in a bucket.",
+        optional=True,
         maximum=60 * units.SECOND,
     )
     segment_size: int = _setting(
@@ -339,6 +347,11 @@ class Settings:
                 f"without_auth ({self.source('without_auth')}) would let every machine that reaches {self.http_bind} read and "
                 "write everything: serve on a loopback address such as 127.0.0.1, leave without_auth away, or add "
                 "--force-without-auth if something else guards the port"
+            ]
+        if self.wal not in (None, "local") and self.object_store is None:
+            return [
+                f"the log is to be in {self.wal} (wal, {self.source('wal')}), and the files on this machine: name a bucket for "
+                "them as well, with --object-store; the two may be the same"
             ]
         return []
 

@@ -10,16 +10,12 @@ from weakref import WeakSet
 from attrs import evolve
 from rpds import HashTrieMap
 
-from walmill.errors import Conflict, WalmillError
+from walmill.errors import Conflict, Superseded, WalmillError
 from walmill.model.files import DataFile
 from walmill.snapshot.manifest import Contents, Loaded, Manifest, write_manifest
 from walmill.snapshot.names import MANIFESTS, Attempt, manifest_number, manifest_path
 from walmill.snapshot.parts import StateMemo
 from walmill.snapshot.store import MISSING, Store
-
-
-class Superseded(Conflict):
-    """Another process writes manifests in this store: this one must stop, for what it writes is never seen again."""
 
 
 class Head:
@@ -34,13 +30,22 @@ class Head:
         epoch: Epoch of the log of this process.
         now: Tells wall-clock time, ns.
         shared: Whether another process may write manifests in this store, which no lock keeps away: then it is looked for.
+        log: The object store in which the log is, as manifests say it; None for the disk of this machine.
     """
 
     def __init__(
-        self, store: Store, loaded: Loaded, *, epoch: int, now: Callable[[], int], shared: bool = False
+        self,
+        store: Store,
+        loaded: Loaded,
+        *,
+        epoch: int,
+        now: Callable[[], int],
+        shared: bool = False,
+        log: str | None = None,
     ) -> None:
         self.store = store
         self._shared = shared
+        self._log = log
         self._epoch = epoch
         self._now = now
         self._current = loaded
@@ -104,6 +109,7 @@ class Head:
                         now=self._now(),
                         previous=current.manifest,
                         memo=self._memo,
+                        log=self._log,
                     )
                 except Conflict as error:
                     self._settle(current.next_number, error)

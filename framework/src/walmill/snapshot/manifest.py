@@ -21,8 +21,9 @@ from walmill.snapshot.parts import KINDS, Part, StateMemo
 from walmill.snapshot.store import MISSING, Store
 from walmill.store.view import View
 
-FORMAT = 1
-"""The format that this engine writes, and the newest that it reads."""
+FORMAT = 2
+"""The newest format that this engine reads. It writes 2 where the log is in an object store, which older engines would not look
+for there, and 1 else."""
 
 _READERS = 8  # parts read at a time: an object store answers each of them late, and many at once
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException)
@@ -52,6 +53,7 @@ class Manifest:
         next_id: The catalog's.
         generation: The catalog's.
         parts: The parts of each kind, in their order.
+        log: The object store in which the log is; None for the disk of a machine.
     """
 
     number: int
@@ -61,10 +63,15 @@ class Manifest:
     epoch: int
     nonce: str
     engine: str = field(factory=engine_version)
-    format: int = FORMAT
     next_id: int
     generation: int
     parts: Mapping[str, tuple[Part, ...]]
+    log: str | None = None
+    format: int = field()
+
+    @format.default
+    def _format(self) -> int:
+        return 1 if self.log is None else 2
 
     @property
     def path(self) -> str:
@@ -84,6 +91,7 @@ class Manifest:
             "nonce": self.nonce,
             "next_id": self.next_id,
             "generation": self.generation,
+            **({} if self.log is None else {"log": self.log}),
             "parts": {kind: [part.to_json() for part in parts] for kind, parts in self.parts.items()},
         }
         body = json.dumps(members, separators=(",", ":")).encode()[:-1]
@@ -175,6 +183,7 @@ def write_manifest(
     now: int,
     previous: Manifest | None = None,
     memo: StateMemo | None = None,
+    log: str | None = None,
 ) -> Manifest:
     """Stores the parts that are new, and then the root. The data files must be stored before.
 
@@ -188,6 +197,7 @@ def write_manifest(
         now: Wall-clock time, ns.
         previous: The newest manifest: its parts are named again where nothing has changed.
         memo: What the last call left here; spares looking at state that did not change.
+        log: The object store in which the log is; None for the disk of a machine.
 
     Raises:
         Exception: What the store raised. When that was about the root, look whether it is there after all: then it counts.
@@ -225,6 +235,7 @@ def write_manifest(
             "files": put("files", p.encode_files(contents.files)),
             "newest": put("newest", p.encode_newest(contents.newest)),
         },
+        log=log,
     )
     root = manifest.encode()
     try:

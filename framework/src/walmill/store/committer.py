@@ -17,12 +17,12 @@ import structlog
 from attrs import define, field, frozen
 
 from walmill.clock import Clock
-from walmill.errors import Internal, Unavailable, WalmillError
+from walmill.errors import Internal, Superseded, Unavailable, WalmillError
 from walmill.model.cursor import Cursor
 from walmill.store.commit import Commit, from_entry, to_entry
 from walmill.store.draft import Draft
 from walmill.store.lines import LineWrite, prepare_together, together
-from walmill.store.submission import Exchange, Flush, Outcome, Submission, Ticket, Written, settle_all
+from walmill.store.submission import Exchange, Flush, Outcome, RowsWrite, Submission, Ticket, Written, settle_all
 from walmill.store.view import View
 from walmill.wal.entry import Entry
 from walmill.wal.frame import check_entry
@@ -89,9 +89,13 @@ class _Decided:
             if early is None or item.submission.no_sync == early
         ]
 
-    def failed(self, error: WalmillError) -> list[tuple[Ticket, Outcome]]:
-        """The same error for all of them."""
-        return [(item.ticket, Outcome(error=error)) for item, _ in self.answers]
+    def failed(self, error: WalmillError, *, clients: bool = False) -> list[tuple[Ticket, Outcome]]:
+        """The same error for all of them; only for writes of clients if `clients`."""
+        return [
+            (item.ticket, Outcome(error=error))
+            for item, _ in self.answers
+            if not clients or _is_client(item.submission)
+        ]
 
 
 @define
@@ -128,6 +132,12 @@ class Committer:
             mill can get ready while the disk works; with no commits if the sync failed after all. It must not block, and
             nothing of it may be shown to anybody before `publish`.
         flush_interval: Seconds by which a frame may wait for others; 0 commits at once when idle.
+        superseded: Called when the log is not this process's any more.
+
+    Attributes:
+        view: The newest view: all of it is durable.
+        figures: What was counted.
+        delay: Why nobody knows whether the newest frame is durable; None while all is well.
     """
 
     def __init__(
@@ -139,12 +149,15 @@ class Committer:
         *,
         prepare: Callable[[View, Sequence[Commit], Mapping[int, Cursor]], None] = lambda view, commits, moves: None,
         flush_interval: float = 0.0,
+        superseded: Callable[[Superseded], None] = lambda error: None,
     ) -> None:
         self._wal = wal
         self._clock = clock
         self._publish = publish
         self._prepare = prepare
         self._interval = flush_interval
+        self._superseded = superseded
+        self.delay: str | None = None
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._held: deque[_Item] = deque()
         self._lazy: list[_Item] = []
@@ -300,6 +313,8 @@ class Committer:
                 refusal = self._refusal(error)
                 answers += [answer for one in decided for answer in one.failed(refusal)]
                 settle_all(answers)
+                if isinstance(error, Superseded):
+                    self._superseded(error)
                 return
             woken = self._publish(published)
             # The mill waits for the interpreter's lock: let it run its hooks before the answers are sent.
@@ -402,10 +417,14 @@ class Committer:
             self._prepare(view, durable, moves)
         started = time.perf_counter_ns()
         try:
-            self._wal.sync()
+            self._wal.sync(lambda why: self._delayed(why, decided))
         except BaseException:
             self._prepare(view, (), {})
             raise
+        finally:
+            if self.delay is not None:
+                log.info("the log goes on")
+                self.delay = None
         at = time.perf_counter_ns()
         self.figures.sync_ns.append(at - started)
         self.figures.sync_total_ns += at - started
@@ -415,6 +434,44 @@ class Committer:
         self._last_flush = time.monotonic()
         self._decided = self.view = view
         return Published(view, tuple(durable), moves, at)
+
+    def _delayed(self, why: WalmillError, decided: Sequence[_Decided]) -> None:
+        """Tells clients that wait; what is in the frame may be kept or not, and what is behind it is not. The rest waits on."""
+        if self.delay is None:
+            log.warning("the log does not answer: it is tried again", error=why.message)
+        self.delay = f"the log does not answer ({why.message})"
+        unknown = Unavailable(
+            f"{self.delay}; it is not known whether this write is kept: send it again, the same rows change nothing",
+            retry_after=5,
+        )
+        answers = [answer for one in decided for answer in one.failed(unknown, clients=True)]
+        waiting, self._held = list(self._held), deque()
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                self._closed = True
+            else:
+                waiting.append(item)
+        refusal = Unavailable(f"{self.delay}; nothing of this write was kept, send it again later", retry_after=5)
+        for item in waiting:
+            if _is_client(item.submission):
+                answers.append((item.ticket, Outcome(error=refusal)))
+            else:
+                self._held.append(item)
+        settle_all(answers)
+
+    def check(self) -> None:
+        """Whether a write has a chance now.
+
+        Raises:
+            Unavailable: If the log does not answer.
+        """
+        delay = self.delay
+        if delay is not None:
+            raise Unavailable(f"{delay}; nothing of this write was kept, send it again later", retry_after=5)
 
     def _keep_moves(self, moves: Mapping[int, Cursor]) -> None:
         with self._moves_lock:
@@ -433,6 +490,8 @@ class Committer:
         self._queue.put(_Item(Flush(lazy=MOVE_SECONDS), Ticket(), time.monotonic() + MOVE_SECONDS))
 
     def _refusal(self, error: Exception) -> WalmillError:
+        if isinstance(error, Superseded):  # the server ends: another one will take what is sent again
+            return Unavailable(error.message, retry_after=5)
         if isinstance(error, WalmillError):
             log.warning("a frame could not be written", error=error.message)
             return error
@@ -445,6 +504,11 @@ class Committer:
                 retry_after=5,
             )
         return Internal(f"the engine met an error of its own while writing the log: {error!r}")
+
+
+def _is_client(submission: Submission) -> bool:
+    """Whether a client waits for it: it can be told to send it again."""
+    return isinstance(submission, LineWrite) or (isinstance(submission, RowsWrite) and submission.source == "client")
 
 
 def no_memory() -> Unavailable:

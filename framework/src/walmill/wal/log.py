@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from walmill.errors import DataCorruption, Internal, Unavailable
+from walmill.errors import DataCorruption, Internal, Unavailable, WalmillError
 from walmill.fs.protocol import FileSystem
 from walmill.wal.entry import Entry, Frame
 from walmill.wal.frame import decode, encode, padding, read_header
@@ -354,22 +354,38 @@ class Log:
         """The frame as it will be read, from the mapped segment."""
         return decode(receipt.segment.data, receipt.offset, receipt.segment.name)
 
-    def sync(self) -> None:
+    def sync(self, delayed: Callable[[WalmillError], None] = lambda why: None) -> None:
         """Makes the appended frame durable.
+
+        Args:
+            delayed: Called about once a second while nobody can say whether it is durable; a log on a disk never does.
 
         Raises:
             OSError: If that failed: nothing of the frame will ever be valid.
+            Superseded: If the log is not this process's any more.
+            Unavailable: If `give_up` was called before it was known whether the frame is durable.
         """
         receipt = self._pending
         if receipt is None:
             raise Internal("the log was asked to sync and there is nothing to sync")
         self._pending = None
-        assert receipt.segment.file is not None
         try:
-            receipt.segment.file.fdatasync()
-        except OSError:
+            self._make_durable(receipt, delayed)
+        except (OSError, WalmillError):
             self._abandon()
             raise
+        self._accept(receipt)
+
+    def _make_durable(self, receipt: Receipt, delayed: Callable[[WalmillError], None]) -> None:
+        del delayed
+        assert receipt.segment.file is not None
+        receipt.segment.file.fdatasync()
+
+    def give_up(self) -> None:
+        """Has a `sync` that waits end: the process is about to. A log on a disk never waits."""
+
+    def _accept(self, receipt: Receipt) -> None:
+        """Takes up a frame that is durable."""
         receipt.segment.add(receipt.first_sequence, receipt.count, receipt.commit_time, receipt.offset, receipt.length)
         if receipt.segment not in self._segments:
             self._segments = (*self._segments, receipt.segment)
