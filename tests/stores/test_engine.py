@@ -171,12 +171,13 @@ def test_a_second_engine_takes_the_bucket_over_and_the_first_stops(tmp_path: Pat
 class Process:
     """A `walmill serve` with its files in a bucket."""
 
-    def __init__(self, directory: Path, url: str, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, url: str, environment: dict[str, str], wal: str = "") -> None:
         self.client: Client | None = None
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.log = directory / "server.log"
         flags = ["--http-bind", "127.0.0.1:0", "--object-store", url, "--snapshot-interval", "1s"]
+        flags += ["--wal", wal, "--wal-flush-interval", "10ms"] if wal else []
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*WALMILL, "serve", *flags],

@@ -90,6 +90,7 @@ class Engine(Definitions):
         self._lock: DirectoryLock | None = None
         self._store: ObjectStore | None = None
         self._cache: FileCache | None = None
+        self._log_place: str | None = None
         self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
         self._closed = False
@@ -155,6 +156,7 @@ class Engine(Definitions):
             assert options.data_dir is not None
             place = self._place(Path(options.data_dir), fs, self._store)
             loaded, self._wal = open_log(self._store, loaded, options.wal, place)
+            self._log_place = str(place)
         covered = 0 if loaded is None else loaded.view.sequence
         frames = follow(self._wal.replay(after=covered), self._wal, covered, options.told)
         view = replay(frames, view=None if loaded is None else begin_view(loaded))
@@ -275,7 +277,7 @@ class Engine(Definitions):
             if options.told is not None:
                 options.told(Opening(done, total, 0, reading=True))
 
-        identity = "" if store is None else identity_of(objects)
+        identity = partial(identity_of, objects)
         return LogPlace(root, fs, store, identity, options.segment_bytes, options.clock.now_ns, tell)
 
     def _flush_interval(self, place: LogPlace | None) -> float:
@@ -442,7 +444,7 @@ class Engine(Definitions):
 
     def storage(self) -> dict[str, Any]:
         """What is kept, and where: see `walmill.storage.describe_storage`."""
-        return describe_storage(self.view(), self._wal.segments, self._keeper)
+        return describe_storage(self.view(), self._wal.segments, self._keeper, self._log_place)
 
     @property
     def keeper_figures(self) -> KeeperFigures | None:

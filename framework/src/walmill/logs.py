@@ -6,22 +6,19 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from walmill.begin import begin_view
-from walmill.errors import Conflict, InvalidRequest
+from walmill.errors import Conflict, InvalidRequest, WalmillError
 from walmill.fs.protocol import FileSystem
-from walmill.model.cursor import Cursor
 from walmill.objects.errors import NoSuchObject, ObjectExists
 from walmill.objects.open import open_store
 from walmill.objects.protocol import ObjectStore
 from walmill.observe.log import get_logger
 from walmill.snapshot.head import Head
-from walmill.snapshot.jobs import write_snapshot
 from walmill.snapshot.manifest import Loaded, load
 from walmill.snapshot.release import find_holders
 from walmill.store.replay import replay
-from walmill.store.view import View
 from walmill.wal.log import Log
 from walmill.wal.remote import ObjectLog
 from walmill.wal.segment import segment_number
@@ -46,7 +43,7 @@ class LogPlace:
         root: The data directory.
         fs: Its files.
         store: The object store in which it is; None for the directory `wal` in the data directory.
-        identity: What tells the engine's object store from others.
+        identity: Gives what tells the engine's object store from others.
         segment_bytes: Size of a segment.
         now: Wall-clock time, ns.
         told: Told how many bytes have been read, and of how many.
@@ -55,7 +52,7 @@ class LogPlace:
     root: Path
     fs: FileSystem
     store: ObjectStore | None
-    identity: str
+    identity: Callable[[], str]
     segment_bytes: int
     now: Callable[[], int]
     told: Callable[[int, int], None] = lambda done, total: None
@@ -99,7 +96,7 @@ class LogPlace:
             now_ns=self.now,
             covered=covered,
             epoch=epoch,
-            identity=self.identity,
+            identity=self.identity(),
             known=known,
             told=self.told,
         )
@@ -152,7 +149,7 @@ def open_log(objects: ObjectStore, loaded: Loaded, given: str | None, place: Log
         What the newest manifest says now, and the log.
 
     Raises:
-        Conflict: If the log is in an object store, and the settings do not say so; or if a trigger needs what would stay behind.
+        Conflict: If the log is in an object store, and the settings do not say so.
         WalmillError: As `LogPlace.open`.
     """
     manifest = loaded.manifest
@@ -182,37 +179,48 @@ def _has_log(root: Path, fs: FileSystem) -> bool:
 
 
 def _move(objects: ObjectStore, loaded: Loaded, old: LogPlace, new: LogPlace) -> Loaded:
-    """Takes what only the old log has into files, with a manifest that says where the log is from now on: that is the move."""
+    """Copies what is needed of a log to another place; the manifest that names that place is the move.
+
+    What was copied by a move that was broken off, or was there from an earlier time, is the same log: only the rest is copied.
+    """
     before = old.open(loaded, known=False)
     try:
         for line in before.report:
             log.warning(line)
         covered = loaded.view.sequence
         view = replay(before.replay(after=covered), view=begin_view(loaded))
-        _refuse_triggers_behind(view, old)
-        # the new place is claimed before a manifest names it: then it is never empty
-        if new.store is not None:
-            new.open(loaded, known=False).close()
-        head = Head(objects, loaded, epoch=before.epoch + 1, now=new.now, log=new.name)
-        if view.sequence > covered:
-            write_snapshot(head, view)
-        else:
-            head.claim()
+        if isinstance(before, ObjectLog) and not before.found:
+            log.warning(
+                "the log is empty: what was acknowledged behind the newest snapshot, if anything, is lost", log=str(old)
+            )
+        needed = [one.needs for one in find_holders(view.catalog, view.cursors)]
+        first = max(before.first_sequence, min([covered + 1, *needed]))
+        holding = next(before.read(first), None)  # a trigger may be in the middle of a frame
+        first = first if holding is None else holding.first_sequence
+        after = new.open(evolve(loaded, view=evolve(loaded.view, sequence=first - 1)), known=False)
+        try:
+            copied = _copy(before, after, first)
+        finally:
+            after.close()
+        Head(objects, loaded, epoch=max(before.epoch, after.epoch), now=new.now, log=new.name).claim()
     finally:
         before.close()
-    log.info("the log is moved", source=str(old), target=str(new), sequence=view.sequence)
+    log.info("the log is moved", source=str(old), target=str(new), sequence=view.sequence, frames=copied)
     return load(objects)
 
 
-def _refuse_triggers_behind(view: View, old: LogPlace) -> None:
-    behind = [one for one in find_holders(view.catalog, view.cursors) if one.needs <= view.sequence]
-    if not behind:
-        return
-    names = sorted(view.catalog.triggers[one.trigger].name for one in behind)
-    furthest = min((view.cursors.get(one.trigger) or Cursor()).through for one in behind)
-    where = LOCAL if old.store is None else old.store.name
-    raise Conflict(
-        f"the log cannot be moved from {old}: the trigger{'s' if len(names) > 1 else ''} {', '.join(names)} "
-        f"need{'' if len(names) > 1 else 's'} what is in it behind the commit {furthest}. Start with --wal {where}, wait until "
-        "`walmill show triggers` shows no lag, or disable them, stop, and start as now"
-    )
+def _copy(before: Log, after: Log, first: int) -> int:
+    """Copies the frames from a sequence on that are not there yet, and says how many those were."""
+
+    def fail(error: WalmillError) -> None:
+        raise error
+
+    copied = 0
+    for frame in before.replay(after=first - 1):
+        if frame.first_sequence <= after.last_sequence or not (frame.entries or "cursors" in frame.notes):
+            continue
+        notes = {kind: frame.notes[kind] for kind in ("cursors",) if kind in frame.notes}
+        after.append(frame.entries, notes, frame.commit_time)
+        after.sync(fail)
+        copied += 1
+    return copied

@@ -13,18 +13,21 @@ from walmill.units import format_time
 from walmill.wal.segment import Segment
 
 
-def describe_storage(view: View, segments: Sequence[Segment], keeper: Keeper | None) -> dict[str, Any]:
+def describe_storage(
+    view: View, segments: Sequence[Segment], keeper: Keeper | None, place: str | None = None
+) -> dict[str, Any]:
     """What is kept.
 
     Args:
         view: The view; all figures of tables are of it.
         segments: The segments of the log, oldest first.
         keeper: The keeper; None for an engine that keeps everything in memory.
+        place: Where the log is; None for memory.
 
     Returns:
-        `sequence`; `log` (`segments`, `bytes`, `first_sequence`, `to_replay_bytes`, `held_by`: the enabled trigger furthest
-        behind, and `pressure`: the part of the memory for rows that is used); `snapshot` (the newest one, None if there is
-        none), `work` (what was done since the start), `store` and `cache` (copies of its files here, None if it is a
+        `sequence`; `log` (`place`, `segments`, `bytes`, `first_sequence`, `to_replay_bytes`, `held_by`: the enabled trigger
+        furthest behind, and `pressure`: the part of the memory for rows that is used); `snapshot` (the newest one, None if there
+        is none), `work` (what was done since the start), `store` and `cache` (copies of its files here, None if it is a
         directory), all None without a keeper; `disk_short` (whether writers wait for space); `tables`, by database and name.
     """
     covered = 0 if keeper is None or keeper.manifest is None else keeper.manifest.sequence
@@ -32,6 +35,7 @@ def describe_storage(view: View, segments: Sequence[Segment], keeper: Keeper | N
     return {
         "sequence": view.sequence,
         "log": {
+            "place": place,
             "segments": len(segments),
             "bytes": used,
             "first_sequence": segments[0].header.first_sequence if segments else view.sequence + 1,

@@ -63,7 +63,11 @@ def new_nonce() -> str:
 
 
 class ObjectLog(Log):
-    """A log whose frames are objects. Open it with `ObjectLog.attach`."""
+    """A log whose frames are objects. Open it with `ObjectLog.attach`.
+
+    Attributes:
+        found: How many objects there were when it was attached; claims count.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class ObjectLog(Log):
         self._claims: set[int] = set()
         self._unwanted: list[int] = []
         self._given_up = threading.Event()
+        self.found = 0
 
     @classmethod
     def attach(
@@ -146,6 +151,7 @@ class ObjectLog(Log):
 
     def _read_all(self, covered: int, known: bool, told: Callable[[int, int], None]) -> None:
         sizes = {number: size for path, size in self._store.list(PREFIX) if (number := frame_number(path)) is not None}
+        self.found = len(sizes)
         if known and not sizes:
             raise DataCorruption(
                 f"the log in {self.place} is empty, and the newest snapshot says that it is there: what was acknowledged behind "
