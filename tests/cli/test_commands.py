@@ -225,7 +225,7 @@ WRONG: list[tuple[int, tuple[str, ...], str]] = [
     (1, ("plugin", "new", "--name", "Bad Name!", "--no-input"), "no package can be made"),
     (1, ("plugin", "new", "--name", "x", "--hooks", "wr", "--no-input"), "not of write, schedule, request"),
     (2, ("completion", "tcsh"), "'tcsh' is not one of"),
-    (2, ("wal", "dump", "nowhere"), "does not exist"),
+    (1, ("wal", "dump", "nowhere"), "there is no directory nowhere"),
     (1, ("wal", "verify", "."), "there is no log in ."),
     (1, ("show", "databases", "--host", "ftp://x"), "is not a URL of a server"),
     (1, ("show", "databases", "--host", "http://127.0.0.1:1"), "no server answers at http://127.0.0.1:1"),

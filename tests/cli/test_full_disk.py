@@ -132,10 +132,11 @@ def test_writers_wait_before_the_disk_is_full_and_deletes_give_space_back(
     with httpx2.Client(base_url=server.url, trust_env=False, timeout=30) as client:
         _until((disk / "data" / "reserve").exists)
         post(client, "kept")
-        while (refused := post(client)).status_code == 204:
+        while (refused := post(client)).status_code == 204 or "min_free_disk" not in refused.json()["error"]:
+            # the disk may be full before somebody looks: that is 503 too
+            assert refused.status_code in (204, 503)
             assert number < 1000
         assert refused.status_code == 503
-        assert "min_free_disk" in refused.json()["error"]
         assert refused.headers["retry-after"].isdigit()
         ready = client.get("/ready")
         assert (ready.status_code, "min_free_disk" in ready.json()["error"]) == (503, True)

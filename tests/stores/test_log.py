@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import WALMILL, clean_environment
 from tests.seaweed import Seaweed, variables
 from tests.stores.proxy import Proxy, proxied
 from tests.stores.test_engine import DEADLINE, Process, objects, values, write
 
+from walmill.backup.description import choose
+from walmill.backup.restore import restore
 from walmill.engine import Engine
 from walmill.errors import Conflict, DataCorruption, InvalidRequest, Unavailable, WalmillError
+from walmill.objects.local import LocalStore
 from walmill.objects.remote import RemoteStore
 from walmill_hookspecs import Context, WriteBatch, hookimpl
 
@@ -235,6 +241,72 @@ def test_refusals(tmp_path: Path, new_url: Callable[[], str]) -> None:
         opened(tmp_path / "b", files, wal=log)
     with opened(tmp_path / "b", files, wal="local") as engine:
         assert engine.view().sequence == 0
+
+
+def test_a_backup_has_a_log_of_its_own(tmp_path: Path, url: str) -> None:
+    place = LocalStore(str(tmp_path / "backup"))
+    with opened(tmp_path / "a", url) as engine:
+        write(engine, 1, 2)
+        engine.backup(place)
+    restore(place, choose(place), tmp_path / "b")
+    with Engine.open(data_dir=tmp_path / "b", discover_plugins=False) as engine:
+        assert values(engine) == [1, 2]
+        write(engine, 3)
+    with Engine.open(data_dir=tmp_path / "b", discover_plugins=False) as engine:
+        assert values(engine) == [1, 2, 3]
+    with opened(tmp_path / "c", url) as engine:
+        assert values(engine) == [1, 2]
+
+
+def walmill(*arguments: str, environment: dict[str, str]) -> tuple[int, str]:
+    done = subprocess.run(
+        [*WALMILL, *arguments],
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_log_is_looked_into(tmp_path: Path, url: str, server: Seaweed) -> None:
+    with opened(tmp_path / "a", url) as engine:
+        for number in range(1, 5):
+            write(engine, number)
+        code, said = walmill("wal", "verify", url, "--format", "json", environment=server.environment)
+        assert code == 0
+        assert [(one["status"], one["frames"], one["last_sequence"]) for one in json.loads(said)] == [("ok", 5, 4)]
+    opened(tmp_path / "b", url).close()
+    code, said = walmill("wal", "dump", url, "--rows", "--from", "3", environment=server.environment)
+    assert code == 0
+    shown = [json.loads(line) for line in said.splitlines()]
+    assert [one["sections"][-1]["data"][0]["v"] for one in shown if one["sequence"]] == [3, 4]
+    store = RemoteStore(url)
+    data = bytearray(store.get("log/000000000003"))
+    data[200] ^= 1
+    store.put("log/000000000003", bytes(data))
+    code, said = walmill("wal", "verify", url, environment=server.environment)
+    assert code == 1
+    assert "| log/000000000003 " in said
+    assert "the checksum is" in said
+    assert "log/000000000004 to 000000000005" in said
+    code, said = walmill("wal", "dump", url, environment=server.environment)
+    assert code == 0
+    assert [json.loads(line)["sequence"] for line in said.splitlines()][:4] == [None, 1, 3, 4]
+    code, said = walmill("wal", "verify", f"{url}-not", environment=server.environment)
+    assert (code, "there is no log in" in said) == (1, True)
+    code, said = walmill("wal", "verify", str(tmp_path / "nothing"), environment=server.environment)
+    assert (code, "there is no directory" in said) == (1, True)
+    flags = ["--data-dir", str(tmp_path / "d"), "--object-store", url, "--wal", f"{url}-log", "--format", "json"]
+    _, said = walmill("doctor", *flags, environment=server.environment)
+    assert any(
+        one["name"] == "log" and one["status"] == "ok" and one["result"] == f"{url}-log" for one in json.loads(said)
+    ), said
+    code, said = walmill("serve", "--wal", url, environment=server.environment)
+    assert code == 1
+    assert "name a bucket for them as well, with --object-store" in said
 
 
 @pytest.fixture

@@ -315,6 +315,7 @@ class Keeper:
             since=self._since,
             failures=self._failures,
             failed_at=self._failed_at,
+            log_objects=self._wal.objects_behind(covered),
         )
         # the files of what was deleted go with the next snapshot: space should come back soon
         deleted = any(table not in self._committer.view.catalog.tables for table in self._head.current.files)

@@ -32,6 +32,8 @@ LIMITS = Limits(buffer_bytes=100, log_bytes=1000, age=10 * SECOND, memory_bytes=
         (Facts(5, 4, buffer_bytes=100, since=99 * SECOND), "buffer"),
         (Facts(5, 4, log_bytes=999, since=99 * SECOND), None),
         (Facts(5, 4, log_bytes=1000, since=99 * SECOND), "log"),
+        (Facts(5, 4, log_objects=4_999, since=99 * SECOND), None),
+        (Facts(5, 4, log_objects=5_000, since=99 * SECOND), "log"),
         (Facts(5, 4, 100, 1000, failures=1, failed_at=99 * SECOND + 1), None),
         (Facts(5, 4, 100, 1000, failures=1, failed_at=99 * SECOND), "buffer"),
         (Facts(5, 4, 100, 1000, failures=3, failed_at=97 * SECOND), None),

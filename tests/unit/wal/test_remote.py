@@ -193,6 +193,19 @@ def test_a_release_that_was_broken_off_is_gone_on_with() -> None:
     assert numbers(attach(store, covered=30), after=30) == list(range(31, 41))
 
 
+def test_objects_behind_a_sequence_are_counted() -> None:
+    store = FaultyStore()
+    log = attach(store)
+    for number in range(1, 1001):
+        write(log, number)
+    for one in (log, attach(store)):
+        assert [one.objects_behind(place) // 100 for place in (0, 5, 450)] == [10, 10, 6]
+        assert one.objects_behind(1000) < 200
+        one.remove(one.release(700))
+        assert one.objects_behind(1000) < 200
+        assert 300 <= one.objects_behind(700) < 500
+
+
 def test_old_claims_go() -> None:
     store = FaultyStore()
     times = iter([1 * DAY, 2 * DAY, 40 * DAY, 41 * DAY])

@@ -126,6 +126,21 @@ def check_file_system(kind: str | None) -> Check:
     return Check("file system", "ok", kind)
 
 
+def check_log(place: str | None, problem: str | None) -> Check:
+    """Whether the object store for the log can be used.
+
+    Args:
+        place: What `wal` says; None or `local` for the data directory.
+        problem: What it answered, if it cannot; None if it can, or was not asked.
+    """
+    name = "log"
+    if place is None or place == "local":
+        return Check(name, "ok", "wal in the data directory")
+    if problem is not None:
+        return Check(name, "failed", problem, "mend the bucket or the credentials, or name another with --wal")
+    return Check(name, "ok", place)
+
+
 def check_store(place: str | None, problem: str | None) -> Check:
     """Whether the object store can be used.
 
@@ -275,6 +290,7 @@ def gather(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     yield check_space(usage.free, usage.total, settings.segment_size)
     yield check_file_system(file_system_of(place, _mounts()))
     yield check_store(settings.object_store, store_problem(settings.object_store))
+    yield check_log(settings.wal, store_problem(settings.wal))
     yield check_clock(time.time(), _newest(settings.data_dir))
     held, holder = lock_state(settings.data_dir)
     yield check_lock(holder, held)

@@ -45,6 +45,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, Any]]:
         ("log", f"{log['segments']} segments, {_size(log['bytes'])}, from sequence {log['first_sequence']} on"),
         ("to replay", _size(log["to_replay_bytes"])),
     ]
+    if log["place"] is not None:
+        lines.append(("log in", log["place"]))
     if held := log["held_by"]:
         lines.append(
             ("log held by", f"the trigger {held['trigger']} of {held['database']}, which is at {held['needs']}")

@@ -23,12 +23,14 @@ class Limits:
     Attributes:
         buffer_bytes: Bytes of rows in memory.
         log_bytes: Bytes of the log since the last snapshot: what a restart has to replay.
+        log_objects: Objects of a log in an object store since then: a restart fetches each of them.
         age: How long rows, or other changes, are kept in memory and log only, ns.
         memory_bytes: Bytes of rows in memory, those of a snapshot that is under way included, above which writers wait.
     """
 
     buffer_bytes: int = 256 * 2**20
     log_bytes: int = 256 * 2**20
+    log_objects: int = 5_000
     age: int = 10 * MINUTE
     memory_bytes: int = 1024 * 2**20
 
@@ -47,6 +49,7 @@ class Facts:
         covered: The sequence of the newest manifest; 0 if there is none.
         buffer_bytes: Bytes of rows in memory that no manifest covers.
         log_bytes: Bytes of the log behind the newest manifest.
+        log_objects: Objects of the log behind it; 0 if the log is on a disk.
         since: When the first commit came that no manifest covers, ns.
         failures: How many snapshots failed since the last good one.
         failed_at: When the last one failed, ns.
@@ -59,6 +62,7 @@ class Facts:
     since: int = 0
     failures: int = 0
     failed_at: int = 0
+    log_objects: int = 0
 
 
 def snapshot_due(
@@ -84,7 +88,7 @@ def snapshot_due(
         return "buffer"
     if facts.buffer_bytes >= limits.early_bytes:
         return "memory"
-    if facts.log_bytes >= limits.log_bytes:
+    if facts.log_bytes >= limits.log_bytes or facts.log_objects >= limits.log_objects:
         return "log"
     if disk_short and facts.log_bytes >= LEAST_FOR_DISK:
         return "disk"

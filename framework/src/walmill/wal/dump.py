@@ -13,6 +13,8 @@ from walmill.wal.frame import decode
 from walmill.wal.rows import decode_rows
 from walmill.wal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, scan, segment_number
 
+_UNSHOWN = ("nonce", "store")  # each frame in an object store has them
+
 
 def log_directory(directory: Path) -> Path:
     """The directory of the log in a data directory; the directory itself if it is that of a log.
@@ -110,10 +112,11 @@ def dump(directory: Path, *, start: int = 1, rows: bool = False) -> Iterator[dic
         )
         scan(segment, stop)
         for offset in segment.offsets(SEGMENT_HEADER_BYTES):
-            yield from _shown(decode(segment.data, offset, segment.name), start, rows)
+            yield from shown(decode(segment.data, offset, segment.name), start, rows)
 
 
-def _shown(frame: Frame, start: int, rows: bool) -> Iterator[dict[str, Any]]:
+def shown(frame: Frame, start: int, rows: bool) -> Iterator[dict[str, Any]]:
+    """What a frame holds from a sequence on: a dict for each entry, and one for its notes."""
     place = {"segment": frame.segment, "offset": frame.offset, "epoch": frame.epoch, "commit_time": frame.commit_time}
     for number, entry in enumerate(frame.entries):
         sequence = frame.first_sequence + number
@@ -124,8 +127,9 @@ def _shown(frame: Frame, start: int, rows: bool) -> Iterator[dict[str, Any]]:
                 **entry.meta,
                 "sections": [_section(section, rows) for section in entry.sections],
             }
-    if frame.notes and frame.last_sequence >= start - 1:
-        yield {"sequence": None, **place, "notes": frame.notes}
+    notes = {kind: one for kind, one in frame.notes.items() if kind not in _UNSHOWN}
+    if notes and frame.last_sequence >= start - 1:
+        yield {"sequence": None, **place, "notes": notes}
 
 
 def _section(section: Section, rows: bool) -> dict[str, Any]:

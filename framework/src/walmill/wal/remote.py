@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,6 +42,7 @@ CLAIM_AGE = 30 * DAY
 
 _CLAIM_BYTES = 4096  # a claim is smaller than this
 _CLAIM_TRIES = 100
+_MARK = 100
 _REQUESTS = 16  # a store answers each of them late, and many at once
 _WINDOW_BYTES = 64 * 2**20
 _PATH = re.compile(PREFIX + r"/(\d{12})")
@@ -87,6 +89,7 @@ class ObjectLog(Log):
         self._nonce = nonce
         self._object = 1
         self._ranges: dict[str, tuple[int, int]] = {}  # numbers of the frames in each local segment, first and last
+        self._marks: list[tuple[int, int]] = []  # sequence and number of about each hundredth frame
         self._claims: set[int] = set()
         self._unwanted: list[int] = []
         self._given_up = threading.Event()
@@ -233,6 +236,8 @@ class ObjectLog(Log):
     def _note(self, number: int, segment: Segment) -> None:
         first, _ = self._ranges.get(segment.name, (number, number))
         self._ranges[segment.name] = (first, number)
+        if not self._marks or number - self._marks[-1][1] >= _MARK:
+            self._marks.append((self._next, number))
 
     def _forget_all(self, why: str) -> None:
         """Removes what was read so far: a manifest has all of it."""
@@ -333,6 +338,18 @@ class ObjectLog(Log):
     def give_up(self) -> None:
         """See `Log.give_up`."""
         self._given_up.set()
+
+    def objects_behind(self, sequence: int) -> int:
+        """See `Log.objects_behind`; exact to a hundred."""
+        place = bisect_right(self._marks, sequence + 1, key=lambda mark: mark[0]) - 1
+        return self._object - (self._marks[place][1] if place >= 0 else self._object)
+
+    def release(self, through: int) -> tuple[Segment, ...]:
+        """See `Log.release`."""
+        gone = super().release(through)
+        place = bisect_right(self._marks, through, key=lambda mark: mark[0]) - 1
+        self._marks = self._marks[max(0, place) :]
+        return gone
 
     def prepare(self) -> bool:
         """Nothing is to be prepared: local segments are not synced."""
