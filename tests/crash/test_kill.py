@@ -117,5 +117,5 @@ def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str, ro
     if bucket is not None:
         return
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    known = r"lock|walmill\.json|wal/\d{10}\.seg|wal/torn-\d+-\d+|objects/(manifests|parts|tables)/.*"
+    known = r"lock|walmill\.json|wal/\d{10}\.seg|wal/newest|wal/torn-\d+-\d+|objects/(manifests|parts|tables)/.*"
     assert all(re.fullmatch(known, name) for name in names), names

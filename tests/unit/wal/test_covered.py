@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 
-from walmill.errors import DataCorruption
+from walmill.errors import DataCorruption, Unavailable
 from walmill.fs.memory import MemoryFS
 from walmill.testing.fs import FaultyFS
 from walmill.wal.entry import Entry, Section
@@ -36,10 +37,14 @@ def open_log(fs: MemoryFS | FaultyFS, covered: int | None = None, epoch: int = 0
 def written(count: int) -> tuple[MemoryFS, Log]:
     """A log whose every entry, from sequence 1 on, has a segment of its own."""
     fs = MemoryFS()
+    return fs, write_to(fs, count)
+
+
+def write_to(fs: MemoryFS | FaultyFS, count: int) -> Log:
     log = open_log(fs)
     for number in range(1, count + 1):
         write(log, entry(number, 40_000))
-    return fs, log
+    return log
 
 
 def without(fs: MemoryFS, *gone: int) -> None:
@@ -113,8 +118,8 @@ def test_a_segment_without_frames_is_released_like_others(how: str) -> None:
             log.sync()
     else:
         log = open_log(fs)
-        fs.fail("pwritev", after=1)  # the header is written, the frame is not
-        fs.fail("create", after=1, sticky=True)  # nor is there a segment that says so
+        fs.fail("pwritev", after=2)  # the header and the mark are written, the frame is not
+        fs.fail("create", after=2, sticky=True)  # nor is there a segment that says so
         with pytest.raises(OSError, match="Input/output"):
             log.append([entry(2)], {}, 0)
         fs.clear()
@@ -207,3 +212,69 @@ def test_the_segment_that_is_written_is_never_released() -> None:
     write(log, entry(4, 10))
     log.close()
     assert numbers(open_log(fs, 3))[-2:] == [3, 4]
+
+
+def test_the_newest_segment_is_missed() -> None:
+    fs = FaultyFS()
+    write_to(fs, 6).close()
+    newest = segments(fs)[-1]
+    whole = FaultyFS.copy(fs)
+    fs.unlink(f"wal/{newest}")
+    for _ in range(2):
+        with pytest.raises(
+            DataCorruption, match=rf"the newest log segment {newest} is missing.*remove the file newest"
+        ):
+            open_log(fs, 3)
+    fs.unlink("wal/newest")  # a person who knows what that means
+    assert numbers(open_log(fs, 3)) == [1, 2, 3, 4, 5]
+    for content in (b"", b"{", b'{"segment": "x"}', b"[]"):
+        fs = FaultyFS.copy(whole)
+        fs.put("wal/newest", content)
+        with pytest.raises(DataCorruption, match="the file newest of the log cannot be read"):
+            open_log(fs, 3)
+    # a log that an older version wrote has none
+    fs = FaultyFS.copy(whole)
+    fs.unlink("wal/newest")
+    assert open_log(fs, 3).last_sequence == 6
+
+
+@pytest.mark.parametrize("kind", ["rename", "sync_directory", "create", "fdatasync", "pwritev"])
+@pytest.mark.parametrize("after", range(6))
+def test_a_mark_that_cannot_be_written_refuses_nothing_later(kind: str, after: int) -> None:
+    fs = FaultyFS()
+    log = open_log(fs)
+    kept = []
+    for number in range(1, 12):
+        if number == 4:
+            fs.fail(kind, after=after)
+        try:
+            write(log, entry(number, 30_000))
+        except (OSError, Unavailable):
+            continue
+        kept.append(number)
+    assert len(kept) >= 10
+    fs.clear()
+    last = log.last_sequence
+    disks = [FaultyFS.copy(fs) for _ in range(4)]
+    for seed, disk in enumerate(disks[1:]):
+        disk.power_loss(seed or None)
+    for disk in disks:
+        log = open_log(disk)
+        assert numbers(log) == kept
+        log.remove(log.release(last))
+        assert segments(disk) == []
+        assert open_log(disk, last).last_sequence == last
+
+
+def test_the_mark_does_not_hold_up_a_release_on_a_full_disk() -> None:
+    fs = FaultyFS()
+    write_to(fs, 6).close()
+    log = open_log(fs, 6)
+    before = segments(fs)
+    fs.fail("create", errno.ENOSPC, sticky=True)
+    log.remove(log.release(6))
+    assert segments(fs) == before[-1:], "the one that the mark names stays"
+    fs.clear()
+    again = open_log(fs, 6)
+    write(again, entry(7))
+    assert numbers(open_log(fs, 6))[-1] == 7

@@ -10,8 +10,9 @@ from walmill.errors import NotFound
 from walmill.fs.local import LocalFS
 from walmill.wal.entry import Frame, Section
 from walmill.wal.frame import decode
+from walmill.wal.newest import NewestMark
 from walmill.wal.rows import decode_rows
-from walmill.wal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, scan, segment_number
+from walmill.wal.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, scan, segment_name, segment_number
 
 _UNSHOWN = ("nonce", "store")  # each frame in an object store has them
 
@@ -60,9 +61,11 @@ def verify(directory: Path) -> list[dict[str, Any]]:
     """
     opened = [(path, _open(path)) for path in _segments(directory)]
     found: list[dict[str, Any]] = []
+    mark = NewestMark(LocalFS(), str(log_directory(directory)))
+    mark.read()
     for place, (path, segment) in enumerate(opened):
         if isinstance(segment, str):
-            last = place == len(opened) - 1
+            last = place == len(opened) - 1 and segment_number(path.name) != mark.number
             found.append({"segment": path.name, "status": "torn" if last else "damaged", "problem": segment})
             continue
         later = [one for _, one in opened[place + 1 :] if isinstance(one, Segment)]
@@ -91,6 +94,8 @@ def verify(directory: Path) -> list[dict[str, Any]]:
                 "problem": problem,
             }
         )
+    if mark.number is not None and mark.number > (segment_number(opened[-1][0].name) or 0):
+        found.append({"segment": segment_name(mark.number), "status": "damaged", "problem": "it is missing"})
     return found
 
 

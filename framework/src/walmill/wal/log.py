@@ -8,15 +8,18 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
 
 from walmill.errors import DataCorruption, Internal, Unavailable, WalmillError
-from walmill.fs.protocol import FileSystem
+from walmill.fs.protocol import File, FileSystem
 from walmill.wal.entry import Entry, Frame
 from walmill.wal.frame import decode, encode, padding, read_header
+from walmill.wal.newest import NAME as NEWEST
+from walmill.wal.newest import NewestMark
 from walmill.wal.segment import (
     SEGMENT_HEADER_BYTES,
     Segment,
@@ -66,6 +69,7 @@ class Log:
         self._number = 1
         self._epoch = 0
         self._zeroing = threading.Lock()
+        self._mark: NewestMark | None = NewestMark(fs, directory)
         self._failed = False
         self.report: tuple[str, ...] = ()
 
@@ -145,10 +149,22 @@ class Log:
         self._epoch = max(self._epoch, epoch)
 
     def _discard(self, segments: Sequence[Segment]) -> None:
+        kept = None if self._unmark([segment.header.number for segment in segments]) else self._mark
         for segment in segments:
-            self._fs.unlink(self._path(segment.name))
+            if kept is None or segment.header.number != kept.number:
+                self._fs.unlink(self._path(segment.name))
         if segments:
             self._fs.sync_directory(self._directory)
+
+    def _unmark(self, gone: Sequence[int]) -> bool:
+        """Before segments are removed: the mark must not name one that is not there. False if it does still: then that stays."""
+        if self._mark is None or self._mark.number not in gone:
+            return True
+        try:
+            self._mark.write(None)
+        except OSError:
+            return False
+        return True
 
     def _forget(self, segments: Sequence[Segment]) -> str:
         """Removes segments before a gap that a manifest covers, and says so."""
@@ -173,9 +189,19 @@ class Log:
         numbers = sorted(
             number for name in self._fs.list(self._directory) if (number := segment_number(name)) is not None
         )
+        marked = None
+        if self._mark is not None:
+            self._mark.clean()
+            self._mark.read()
+            marked = self._mark.number
+        if marked is not None and marked > max(numbers, default=0):
+            raise DataCorruption(
+                f"the newest log segment {segment_name(marked)} is missing; restore it from a backup, or, to go on without what "
+                f"was acknowledged in it, remove the file {NEWEST} beside it"
+            )
         segments: list[Segment] = []
         for number in numbers:
-            segment = self._open_segment(number, last=number == numbers[-1])
+            segment = self._open_segment(number, last=number == numbers[-1] and number != marked)
             if segment is not None:
                 segments.append(segment)
         segments = self._without_leftovers(segments, covered)
@@ -422,10 +448,11 @@ class Log:
             file.fdatasync()
             self._fs.sync_directory(self._directory)
             segment = Segment(name, header, file.map(), file=file)
+            if self._mark is not None:
+                self._mark.write(self._number)
         except OSError as error:
             if file is not None:
-                file.close()
-                self._remove(name)
+                self._leave(name, file)
             raise Unavailable(
                 f"there is no room for a log segment of {size:,} bytes ({error.strerror or error}); nothing of this write was "
                 "kept: send it again when there is space",
@@ -441,6 +468,18 @@ class Log:
             # an empty segment of the next epoch is what makes the failed frame invalid: keep it in the list
             self._segments = (*self._segments, segment)
         return segment
+
+    def _leave(self, name: str, file: File) -> None:
+        """Removes a segment that could not be made; one that the mark may name stays, empty."""
+        if self._mark is None or not self._mark.unsure:
+            file.close()
+            self._remove(name)
+            return
+        with suppress(OSError):
+            file.truncate(SEGMENT_HEADER_BYTES)
+            file.fdatasync()
+        file.close()
+        self._number += 1
 
     def _remove(self, name: str) -> None:
         try:
@@ -573,6 +612,7 @@ class Log:
         if segment.end == SEGMENT_HEADER_BYTES and segment not in self._segments:
             segment.file.close()
             segment.file = None
-            self._remove(segment.name)
+            if self._unmark([segment.header.number]):
+                self._remove(segment.name)
             return
         self._finish(segment)

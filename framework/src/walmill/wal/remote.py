@@ -83,6 +83,7 @@ class ObjectLog(Log):
         pause: float,
     ) -> None:
         super().__init__(UnsyncedFS(fs), directory, segment_bytes, now_ns)
+        self._mark = None
         self._store = store
         self._identity = identity
         self._pause = pause
