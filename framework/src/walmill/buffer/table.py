@@ -17,6 +17,9 @@ from walmill.model.schema import TIME, TableSchema
 BIG = 4096
 """A batch of this many rows stays as it is; smaller ones are folded until they reach it."""
 
+GATHER_ROWS = 512
+"""Batches of fewer rows that come together are put together at once."""
+
 LOOK_ROWS = 16_384
 """So many rows are compared with the newest times of their series in one step."""
 
@@ -282,6 +285,24 @@ def _steps(batches: Sequence[pa.RecordBatch], tags: tuple[str, ...]) -> Iterator
         if rest:
             small.append(some.slice(some.num_rows - rest))
             rows += rest
+    if small:
+        yield fold(small)
+
+
+def gather(batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The rows of batches in their order, small neighbours with the same columns as one: a batch costs as much as many rows."""
+    small: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        count = batch.num_rows
+        if small and (rows + count > BIG or not batch.schema.equals(small[0].schema)):
+            yield fold(small)
+            small, rows = [], 0
+        if count >= GATHER_ROWS:
+            yield batch
+        else:
+            small.append(batch)
+            rows += count
     if small:
         yield fold(small)
 

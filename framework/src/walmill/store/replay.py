@@ -31,7 +31,9 @@ def replay(frames: Iterable[Frame], each: Callable[[Commit], None] | None = None
         if moves:
             view = view.move_cursors({int(trigger): Cursor.from_json(cursor) for trigger, cursor in moves.items()})
         for commit in commits:
-            view = view.decide(commit)
+            # rows alone change nothing but the sequence, and that of the last one is enough
+            if commit.definitions or commit.cursor is not None or commit.state or commit is commits[-1]:
+                view = view.decide(commit)
         if commits:
             view = view.store_rows(commits)
         for commit in commits:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import pyarrow as pa
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
 from walmill.buffer.source import Locate, TableSource, no_store
-from walmill.buffer.table import TableBuffer
+from walmill.buffer.table import TableBuffer, gather
 from walmill.cache.state import State, database_space, trigger_space
 from walmill.model.catalog import Catalog, Database
 from walmill.model.cursor import Cursor
@@ -69,6 +70,8 @@ class View:
     def store_rows(self, commits: list[Commit]) -> View:
         """This view with the rows of commits added, in the order of the log, and dropped tables left out."""
         tables = self.tables
+        batches: dict[int, list[pa.RecordBatch]] = {}
+        newest: dict[int, int] = {}
         for commit in commits:
             for definition in commit.definitions:
                 if definition["op"] in ("drop_database", "drop_table"):
@@ -76,13 +79,17 @@ class View:
                     for number in gone:
                         tables = tables.remove(number)
             for part in commit.rows:
-                table = self.catalog.tables.get(part.table)
-                if table is None:  # dropped by a later commit of the same frame
-                    continue
-                buffer = tables.get(part.table)
-                if buffer is None:
-                    buffer = TableBuffer.empty(table.schema)
-                tables = tables.insert(part.table, buffer.append(part.batch, table.schema, commit.sequence))
+                if part.table in self.catalog.tables:  # else it was dropped by a later commit of the same frame
+                    batches.setdefault(part.table, []).append(part.batch)
+                    newest[part.table] = commit.sequence
+        for number, added in batches.items():
+            schema = self.catalog.tables[number].schema
+            buffer = tables.get(number)
+            if buffer is None:
+                buffer = TableBuffer.empty(schema)
+            for batch in gather(added):
+                buffer = buffer.append(batch, schema, newest[number])
+            tables = tables.insert(number, buffer)
         return evolve(self, tables=tables)
 
     def store_files(
