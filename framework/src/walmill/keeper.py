@@ -23,6 +23,7 @@ from walmill.backup.description import Description
 from walmill.buffer.source import Located
 from walmill.buffer.table import TableBuffer
 from walmill.clock import Clock
+from walmill.collector import give_back
 from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.watch import SnapshotWatch
@@ -331,6 +332,7 @@ class Keeper:
         self.figures.seconds = time.perf_counter() - began
         self.full = writers_wait(self._wal.bytes_behind(self._covered), limits)
         self._fresh.set()
+        give_back()
         log.info(
             "snapshot",
             cause=cause,
@@ -507,6 +509,7 @@ class Keeper:
 
     def _note_expired(self, change: Change) -> None:
         self._take_over()
+        give_back()
         rows = sum(one.rows for one in change.gone) - sum(one.rows for one in change.new)
         self.figures.expired += rows
         log.info("rows expired", rows=rows, files=len(change.gone))
@@ -520,6 +523,7 @@ class Keeper:
             if change is not None:
                 self._take_over()
                 self.figures.joins += 1
+                give_back()
                 return True
         return False
 

@@ -40,7 +40,7 @@ class Bounds:
     bytes: int = 128 * 2**20
     files: int = 4
     growth: int = 8
-    values: int = 64_000_000
+    values: int = 32_000_000
 
     def of(self, schema: TableSchema) -> Bounds:
         """The bounds for a table with some columns."""

@@ -422,9 +422,9 @@ class Committer:
             self._prepare(view, (), {})
             raise
         finally:
-            if self.delay is not None:
-                log.info("the log goes on")
-                self.delay = None
+            delayed, self.delay = self.delay is not None, None
+        if delayed:
+            log.info("the log answers again")
         at = time.perf_counter_ns()
         self.figures.sync_ns.append(at - started)
         self.figures.sync_total_ns += at - started

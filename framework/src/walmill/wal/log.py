@@ -305,8 +305,8 @@ class Log:
         self._trim(segment)
         self._fs.sync_directory(self._directory)
         return (
-            f"the last frame of {segment.name} was torn at offset {segment.end} ({wrong}): it was never acknowledged; its "
-            f"{len(tail)} bytes are kept in {aside}"
+            f"the last frame of {segment.name} was torn at offset {segment.end} ({wrong}): unless the disk damaged it later, it "
+            f"was never acknowledged; its {len(tail)} bytes are kept in {aside}"
         )
 
     def _trim(self, segment: Segment) -> None:
@@ -452,7 +452,7 @@ class Log:
                 self._mark.write(self._number)
         except OSError as error:
             if file is not None:
-                self._leave(name, file)
+                self._leave(name, header, file)
             raise Unavailable(
                 f"there is no room for a log segment of {size:,} bytes ({error.strerror or error}); nothing of this write was "
                 "kept: send it again when there is space",
@@ -469,8 +469,8 @@ class Log:
             self._segments = (*self._segments, segment)
         return segment
 
-    def _leave(self, name: str, file: File) -> None:
-        """Removes a segment that could not be made; one that the mark may name stays, empty."""
+    def _leave(self, name: str, header: SegmentHeader, file: File) -> None:
+        """Removes a segment that could not be made; one that the mark may name stays, empty, and the log goes on behind it."""
         if self._mark is None or not self._mark.unsure:
             file.close()
             self._remove(name)
@@ -478,8 +478,12 @@ class Log:
         with suppress(OSError):
             file.truncate(SEGMENT_HEADER_BYTES)
             file.fdatasync()
+            self._segments = (*self._segments, Segment(name, header, file.map()))
         file.close()
         self._number += 1
+        segment, self._current = self._current, None
+        if segment is not None and segment.file is not None:
+            self._finish(segment)
 
     def _remove(self, name: str) -> None:
         try:

@@ -1,0 +1,195 @@
+"""What an engine offers about plugins, triggers and the requests that triggers answer. Any thread may call it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from walmill.definitions import Definitions
+from walmill.dispatch.mill import Mill
+from walmill.dispatch.replies import Answer
+from walmill.dispatch.requests import Exchange
+from walmill.errors import InvalidRequest
+from walmill.model.cursor import Cursor
+from walmill.model.trigger import Trigger
+from walmill.observe.log import get_logger
+from walmill.plugins.description import PluginDescription
+from walmill.plugins.registry import Registry
+from walmill.store.view import View
+from walmill.triggers import manage
+from walmill.triggers.manage import NewTrigger
+from walmill.triggers.shown import show
+from walmill.units import parse_time
+from walmill.wal.log import Log
+
+log = get_logger("walmill.engine")
+
+
+class Triggers(Definitions):
+    """Plugins and triggers of an engine.
+
+    Attributes:
+        registry: The plugins.
+        request_triggers: The triggers that answer requests.
+    """
+
+    registry: Registry
+    request_triggers: tuple[Trigger, ...]
+    _mill: Mill
+    _wal: Log
+    _routes_changed: list[Callable[[Sequence[Trigger]], None]]
+
+    def pass_lost(self) -> None:
+        """Says of each trigger whose log is gone what it will not see; usually there is none: such a trigger holds its log."""
+        view, first = self.view(), self._wal.first_sequence
+        for number in view.catalog.triggers:
+            if (view.cursors.get(number) or Cursor()).through + 1 < first:
+                decide = partial(manage.warn_of_lost, trigger=number, first=first)
+                made: Trigger | None = self.define(decide)
+                if made is not None:
+                    log.warning("a trigger has lost a part of its log", trigger=made.name, warning=made.warning)
+
+    # ---- plugins and triggers
+
+    def register(self, plugin: object, *, name: str) -> PluginDescription:
+        """Registers an object as a plugin: a host application's own, a test's, a notebook's.
+
+        Register it before triggers that name it are created. After a restart register it again; its triggers wait for it.
+
+        Raises:
+            Conflict: If the name is taken.
+            PluginFailure: If its hooks do not fit.
+        """
+        description = self.registry.register(plugin, name=name)
+        self._mill.plugin_arrived()
+        return description
+
+    def plugins(self) -> list[PluginDescription]:
+        """All plugins, by name, broken ones as well."""
+        return self.registry.inspect_all()
+
+    def create_trigger(self, new: NewTrigger | None = None, **members: Any) -> Trigger:
+        """Creates a trigger; when it returns, the definition is durable and the trigger gets events.
+
+        Args:
+            new: What is asked for.
+            **members: Members of `NewTrigger`, by name, instead.
+
+        Raises:
+            InvalidRequest: With all problems at once.
+            NotFound: If the plugin is not installed.
+            Conflict: If the plugin is broken, or the name, or the path of a request trigger, is taken.
+        """
+        asked = new if new is not None else NewTrigger(**members)
+        description = self.registry.inspect(asked.plugin)
+        spec, problems = manage.check_new(asked, description, ["inline"])
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        made: Trigger = self.define(
+            lambda draft: manage.create_trigger(draft, asked, spec, self._start_at, self._wal.first_sequence)
+        )
+        return made
+
+    def _start_at(self, start: str | int) -> int:
+        if start == "start":
+            return self._wal.first_sequence
+        if isinstance(start, int) or start.isdigit():
+            return int(start)
+        return self._wal.sequence_at(parse_time(start))
+
+    def enable_trigger(self, database: str, name: str) -> Trigger:
+        """Enables a trigger that a person, its policy or the engine stopped.
+
+        It goes on where it was; if the log from there is gone, where the log begins: then its `warning` says what it passed by.
+        """
+        made: Trigger = self.define(
+            lambda draft: manage.enable_trigger(draft, database, name, self._wal.first_sequence)
+        )
+        return made
+
+    def disable_trigger(self, database: str, name: str) -> Trigger:
+        """Disables a trigger; its cursor stays where it is."""
+        made: Trigger = self.define(lambda draft: manage.disable_by_person(draft, database, name))
+        return made
+
+    def delete_trigger(self, database: str, name: str, *, force: bool = False) -> None:
+        """Deletes a trigger with its cursor and its state."""
+        self.define(lambda draft: manage.delete_trigger(draft, database, name, force=force))
+
+    def run_trigger(
+        self, database: str, name: str, *, at: int | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Runs a schedule trigger now, once, by hand, and waits for it.
+
+        Args:
+            database: Name of its database.
+            name: Its name.
+            at: The due time that the plugin is told, ns; now if None.
+            timeout: Seconds to wait.
+
+        Returns:
+            `status`, `error`, `sequence` and `run_id` of the run.
+
+        Raises:
+            InvalidRequest: If it is not a schedule trigger.
+            Conflict: If it is not enabled.
+        """
+        trigger = self.view().catalog.trigger(database, name)
+        ran: dict[str, Any] = self._mill.run(self._mill.run_now(trigger, at)).result(timeout)
+        return ran
+
+    def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
+        """All triggers, or those of a database: definition, cursor and what they are doing, as plain data."""
+        view = self.view()
+        found = []
+        for trigger in view.catalog.triggers.values():
+            owner = view.catalog.databases[trigger.database_id]
+            if owner.deleted is None and database in (None, owner.name):
+                found.append(self._shown(trigger, owner.name, view))
+        return sorted(found, key=lambda one: (one["database"], one["trigger_name"]))
+
+    def trigger(self, database: str, name: str) -> dict[str, Any]:
+        """One trigger, as in `triggers`.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        view = self.view()
+        return self._shown(view.catalog.trigger(database, name), database, view)
+
+    def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
+        return show(trigger, database, view.cursors.get(trigger.id), self._mill.status(trigger.id), self.registry)
+
+    # ---- requests
+
+    def on_routes(self, changed: Callable[[Sequence[Trigger]], None]) -> None:
+        """Has `changed` called with the request triggers, now and whenever they change; from any thread."""
+        self._routes_changed.append(changed)
+        changed(self.request_triggers)
+
+    def _set_routes(self, triggers: Sequence[Trigger], view: View) -> None:
+        del view
+        self.request_triggers = tuple(triggers)
+        for changed in self._routes_changed:
+            changed(self.request_triggers)
+
+    async def answer(self, trigger: int, exchange: Exchange) -> Answer:
+        """Answers a request through a trigger; for an event loop of the server's."""
+        return await asyncio.wrap_future(self._mill.run(self._mill.answer(trigger, exchange)))
+
+    async def next_piece(self, stream: Any) -> bytes | None:
+        """The next piece of a streamed answer; None at its end."""
+        piece: bytes | None = await asyncio.wrap_future(self._mill.run(self._mill.next_piece(stream)))
+        return piece
+
+    async def end_stream(self, stream: Any) -> None:
+        """Ends a streamed answer before its last piece: the caller went away."""
+        await asyncio.wrap_future(self._mill.run(stream.aclose()))
+
+    def cancel(self, exchange: Exchange, reason: str) -> None:
+        """The caller of a request went away: its run is asked to end."""
+        exchange.cancelled = True
+        if exchange.cancel is not None:
+            self._mill.loop.call_soon_threadsafe(exchange.cancel, reason)
