@@ -81,11 +81,11 @@ def _get(port: int, path: str, method: str = "GET") -> bytes:
 
 
 @contextlib.contextmanager
-def walmill() -> Iterator[tuple[int, int]]:
-    """Port and process of a fresh Walmill."""
+def walmill(*flags: str) -> Iterator[tuple[int, int]]:
+    """Port and process of a fresh Walmill; with `--never` it makes no snapshots."""
     with tempfile.TemporaryDirectory(prefix="walmill-bench-", dir=Path.cwd()) as directory:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "ingest_server.py"), directory], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(HERE / "ingest_server.py"), directory, *flags], stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None

@@ -13,6 +13,7 @@ from common import quiet
 from walmill.collector import calm_collector, short_turns
 from walmill.engine import Engine
 from walmill.http.server import serving
+from walmill.snapshot.due import Limits
 from walmill_hookspecs import AsyncContext, WriteBatch, hookimpl
 
 
@@ -31,12 +32,18 @@ class Reader:
             Reader.rows += table.num_rows
 
 
-def main(directory: str) -> None:
+NEVER = Limits(buffer_bytes=2**50, log_bytes=2**50, age=2**62, memory_bytes=2**60)
+
+
+def main(directory: str, *, snapshots: bool = True) -> None:
     """Serves until SIGTERM; prints the port."""
     quiet()
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with Engine.open(data_dir=Path(directory), discover_plugins=False, reader_processes=True) as engine:
+    limits = Limits() if snapshots else NEVER
+    with Engine.open(
+        data_dir=Path(directory), discover_plugins=False, reader_processes=True, snapshots=limits
+    ) as engine:
         engine.register(Reader, name="reader")
         engine.create_database("bench")
         engine.create_trigger(database="bench", name="read", plugin="reader", spec="all_tables")
@@ -49,4 +56,4 @@ def main(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], snapshots="--never" not in sys.argv)
