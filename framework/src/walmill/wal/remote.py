@@ -135,9 +135,13 @@ class ObjectLog(Log):
             Unavailable: If the store does not answer.
         """
         log = cls(store, fs, directory, segment_bytes, now_ns, identity, nonce, pause)
-        log._clear(directory)
-        log._read_all(covered, known, told)
-        log._claim(epoch)
+        try:
+            log._clear(directory)
+            log._read_all(covered, known, told)
+            log._claim(epoch)
+        except BaseException:
+            log.close()  # it has a local segment open by now
+            raise
         return log
 
     @property
