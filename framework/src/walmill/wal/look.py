@@ -12,8 +12,8 @@ from walmill.errors import NotFound
 from walmill.objects.errors import NoSuchObject
 from walmill.objects.protocol import ObjectStore
 from walmill.wal.dump import shown
-from walmill.wal.frame import Header, decode, problem, read_header
-from walmill.wal.remote import PREFIX, frame_number, frame_path
+from walmill.wal.frame import decode, read_header
+from walmill.wal.remote import PREFIX, frame_number, frame_path, object_problem
 
 
 def _numbers(store: ObjectStore) -> list[int]:
@@ -30,12 +30,6 @@ def _get(store: ObjectStore, number: int) -> pa.Buffer | None:
         return None
 
 
-def _wrong(data: pa.Buffer, header: Header | None) -> str | None:
-    if header is not None and header.length != data.size and problem(data, 0) is None:
-        return f"the object has {data.size:,} bytes, and its frame {header.length:,}"
-    return problem(data, 0)
-
-
 def dump_objects(store: ObjectStore, *, start: int = 1, rows: bool = False) -> Iterator[dict[str, Any]]:
     """What a log holds; see `walmill.wal.dump.dump`.
 
@@ -49,7 +43,7 @@ def dump_objects(store: ObjectStore, *, start: int = 1, rows: bool = False) -> I
     """
     for number in _numbers(store):
         data = _get(store, number)
-        if data is not None and _wrong(data, read_header(data, 0)) is None:
+        if data is not None and object_problem(data) is None:
             yield from shown(decode(data, 0, frame_path(number)), start, rows)
 
 
@@ -96,7 +90,7 @@ def verify_objects(store: ObjectStore) -> list[dict[str, Any]]:
         if data is None:
             continue
         header = read_header(data, 0)
-        wrong = _wrong(data, header)
+        wrong = object_problem(data)
         if header is None or wrong is not None:
             if run is not None:
                 found.append(run.row())

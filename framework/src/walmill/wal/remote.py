@@ -59,6 +59,14 @@ def frame_number(path: str) -> int | None:
     return None if match is None else int(match[1])
 
 
+def object_problem(data: pa.Buffer) -> str | None:
+    """What is wrong with an object that is to be one frame; None if it is one."""
+    wrong, header = problem(data, 0), read_header(data, 0)
+    if wrong is None and header is not None and header.length != data.size:
+        return f"the object has {data.size:,} bytes, and its frame {header.length:,}"
+    return wrong
+
+
 def new_nonce() -> str:
     """Random digits: two frames never are the same bytes."""
     return uuid.uuid4().hex
@@ -194,11 +202,9 @@ class ObjectLog(Log):
     def _take(self, number: int, data: pa.Buffer, covered: int) -> None:
         """Checks a frame, and puts it into a local segment."""
         header = read_header(data, 0)
-        wrong = problem(data, 0)
+        wrong = object_problem(data)
         if header is None or wrong is not None:
             self._corrupt(number, wrong or "there is no frame")
-        if header.length != data.size:
-            self._corrupt(number, f"it has {data.size:,} bytes, and its frame {header.length:,}")
         if header.epoch < self._epoch:
             self._corrupt(number, f"its epoch is {header.epoch}, and that of the frame before it {self._epoch}")
         notes = decode(data, 0, frame_path(number)).notes
@@ -272,7 +278,7 @@ class ObjectLog(Log):
         except NoSuchObject:
             return False
         header = read_header(data, 0)
-        if header is None or problem(data, 0) is not None:
+        if header is None or object_problem(data) is not None:
             return False
         claim = "claim" in decode(data, 0, frame_path(number)).notes
         return claim and header.commit_time > self._now() - CLAIM_AGE
