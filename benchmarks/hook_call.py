@@ -6,9 +6,9 @@ import time
 
 from common import micro, percentile, table
 
-from walmill.plugins.call import call
 from walmill.plugins.registry import Registry
 from walmill_hookspecs import WriteBatch, hookimpl
+from walmill_worker.calling import call
 
 COUNT = 20_000
 

@@ -126,7 +126,7 @@ def _command(process: Path) -> str:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with wheels of the contract and the engine, built without network."""
     made = tmp_path_factory.mktemp("wheels")
-    for package in (ROOT / "hookspecs", ROOT):
+    for package in (ROOT / "hookspecs", ROOT / "framework" / "worker", ROOT):
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(made)]
         done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

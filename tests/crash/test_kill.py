@@ -17,7 +17,7 @@ import pytest
 from tests.seaweed import BUCKET, seaweed, variables
 
 from walmill.cache.state import trigger_space
-from walmill.cache.values import decode
+from walmill_worker.values import decode
 
 CHILD = Path(__file__).with_name("child.py")
 ROUNDS = 8

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
+from walmill.dispatch.batches import zeros
 
 from walmill import create_app
-from walmill.dispatch.batches import zeros
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, Unavailable
 from walmill.fs.local import LocalFile, LocalFS

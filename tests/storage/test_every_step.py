@@ -17,7 +17,6 @@ import pytest
 from attrs import define, field
 
 from walmill.cache.state import trigger_space
-from walmill.cache.values import decode
 from walmill.engine import Engine
 from walmill.errors import Unavailable
 from walmill.objects.local import LocalStore
@@ -27,6 +26,7 @@ from walmill.snapshot.names import DAY
 from walmill.testing.fs import FaultyFS
 from walmill.testing.recording import RecordingFS, Replay, store_files
 from walmill_hookspecs import Context, WriteBatch, hookimpl
+from walmill_worker.values import decode
 
 DATABASE = "d"
 EAGER = Bounds(files=2, growth=10**6)

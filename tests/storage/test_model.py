@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from walmill.cache.state import trigger_space
-from walmill.cache.values import decode
 from walmill.databases import Gone
 from walmill.engine import Engine
 from walmill.errors import Conflict
@@ -23,6 +22,7 @@ from walmill.snapshot.compact import Bounds
 from walmill.snapshot.due import Limits
 from walmill.snapshot.names import DAY
 from walmill_hookspecs import Context, WriteBatch, hookimpl
+from walmill_worker.values import decode
 
 DATABASE = "d"
 TAGS = ("a", "b", "c")

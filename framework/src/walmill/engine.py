@@ -23,7 +23,6 @@ from walmill.backup.description import Description
 from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
 from walmill.buffer.source import no_store
-from walmill.context.capture import Capture
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.watch import SnapshotWatch
 from walmill.erase import Erased, count_rows, delete_rows
@@ -33,7 +32,10 @@ from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
 from walmill.ingest.precision import Precision
+from walmill.isolation.base import Executor
 from walmill.isolation.inline import InlineExecutor, LoopWatch
+from walmill.isolation.inspect import inspect_entries
+from walmill.isolation.process import ProcessExecutor, Source, possible
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
@@ -60,6 +62,7 @@ from walmill.wal.log import Log
 from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
 from walmill_hookspecs.context import WriteData
+from walmill_worker.capture import Capture
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,6 +136,7 @@ class Engine(Triggers):
             allowed=options.allowed_plugins,
             wrappers=options.wrappers,
             discover=options.discover_plugins,
+            inspector=inspect_entries,
         )
         if options.strict_plugins:
             broken = [one for one in self.registry.inspect_all() if one.status == "broken"]
@@ -163,10 +167,18 @@ class Engine(Triggers):
         self._queries = QueryEngine(memory_limit=options.query_memory)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
         self._watch = LoopWatch()
+        executors: dict[str, Executor] = {"inline": InlineExecutor(self.registry.bind, self._watch)}
+        if possible():
+            executors["process"] = ProcessExecutor(self._source, self._wal, options.workers)
+        self.executors = tuple(executors)
+        wanted = options.executor or "process"
+        self.default_executor = wanted if wanted in executors else "inline"
+        if wanted not in executors:
+            log.warning("this machine cannot run hooks in other processes: they run in this one, without limits")
         self._mill = Mill(
             wal=self._wal,
             registry=self.registry,
-            executors={"inline": InlineExecutor(self.registry.bind, self._watch)},
+            executors=executors,
             clock=options.clock,
             query=self._query,
             stream=self._stream,
@@ -319,6 +331,12 @@ class Engine(Triggers):
         token = self.create_token("_operator")
         path = write_token_file(Path(self.options.data_dir), token)
         log.info("the first start made an operator token; the local command line finds it", file=str(path))
+
+    def _source(self, plugin: str) -> Source:
+        """Where a worker finds a plugin."""
+        value, wrappers = self.registry.entry(plugin)
+        secrets = {info.name for info in self.registry.inspect(plugin).settings or () if info.kind == "secret"}
+        return Source(value=value, wrappers=wrappers, secrets=frozenset(secrets))
 
     # ---- reading
 

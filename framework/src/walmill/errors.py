@@ -6,35 +6,27 @@ value, gives the bound and the remedy.
 
 from __future__ import annotations
 
+from walmill_worker.errors import PluginFailure, RemoteError, WalmillError, described, shown, told
 
-def told(value: object) -> str:
-    """The text of a value that somebody else's code made, such as an exception of a plugin: never raises, always UTF-8."""
-    try:
-        text = str(value)
-    except Exception as error:  # noqa: BLE001 - its own __str__ may raise anything
-        text = f"(its text could not be made: {type(error).__name__})"
-    return text.encode("utf-8", "replace").decode()
-
-
-def described(error: BaseException) -> str:
-    """An exception as kind and message, in one line."""
-    text = " ".join(told(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-class WalmillError(Exception):
-    """Base of all errors that the engine raises on purpose.
-
-    Attributes:
-        status: HTTP status that answers a request which met this error.
-        message: One sentence or two for a person.
-    """
-
-    status = 500
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+__all__ = [
+    "Conflict",
+    "DataCorruption",
+    "Forbidden",
+    "Internal",
+    "InvalidRequest",
+    "LimitReached",
+    "NotFound",
+    "PluginFailure",
+    "RemoteError",
+    "Superseded",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "WalmillError",
+    "described",
+    "shown",
+    "told",
+]
 
 
 class InvalidRequest(WalmillError, ValueError):
@@ -99,10 +91,6 @@ class Unavailable(WalmillError):
 
 class DataCorruption(WalmillError):
     """Bytes on disk are not what was written: an operator has to look."""
-
-
-class PluginFailure(WalmillError):
-    """A plugin raised, returned nonsense, or could not be loaded: its author has to look."""
 
 
 class Internal(WalmillError):

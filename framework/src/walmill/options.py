@@ -10,6 +10,7 @@ from attrs import field, frozen
 from walmill.clock import Clock, SystemClock
 from walmill.context.local import Limits
 from walmill.fs.protocol import FileSystem
+from walmill.isolation.process import WorkerOptions
 from walmill.opening import Told
 from walmill.room import DiskLimits
 from walmill.snapshot.compact import Bounds
@@ -31,6 +32,9 @@ class EngineOptions:
         query_memory: Bytes that one query may use for sorting, joining and grouping.
         query_timeout: Seconds that one query may take.
         limits: What one run may use.
+        executor: Where hooks of installed plugins run unless a trigger says otherwise: `process`, `inline`; None takes `process`
+            where the machine can do that.
+        workers: How worker processes are kept.
         disabled_plugins: Plugins that are not to be used.
         allowed_plugins: The only plugins that may be used; None allows all that are installed.
         strict_plugins: Whether a broken plugin keeps the engine from starting.
@@ -64,6 +68,8 @@ class EngineOptions:
     query_memory: int = 2 * 2**30
     query_timeout: float | None = 60.0
     limits: Limits = field(factory=Limits)
+    executor: str | None = None
+    workers: WorkerOptions = field(factory=WorkerOptions)
     disabled_plugins: Sequence[str] = ()
     allowed_plugins: Sequence[str] | None = None
     strict_plugins: bool = False

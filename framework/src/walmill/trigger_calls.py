@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import evolve
+
 from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
-from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
 from walmill.errors import InvalidRequest
 from walmill.model.cursor import Cursor
@@ -23,6 +24,7 @@ from walmill.triggers.manage import NewTrigger
 from walmill.triggers.shown import show
 from walmill.units import parse_time
 from walmill.wal.log import Log
+from walmill_worker.replies import Answer
 
 log = get_logger("walmill.engine")
 
@@ -33,10 +35,14 @@ class Triggers(Definitions):
     Attributes:
         registry: The plugins.
         request_triggers: The triggers that answer requests.
+        executors: The names of the executors.
+        default_executor: Where hooks of installed plugins run, unless a trigger says otherwise.
     """
 
     registry: Registry
     request_triggers: tuple[Trigger, ...]
+    executors: tuple[str, ...]
+    default_executor: str
     _mill: Mill
     _wal: Log
     _routes_changed: list[Callable[[Sequence[Trigger]], None]]
@@ -84,7 +90,9 @@ class Triggers(Definitions):
         """
         asked = new if new is not None else NewTrigger(**members)
         description = self.registry.inspect(asked.plugin)
-        spec, problems = manage.check_new(asked, description, ["inline"])
+        if asked.executor is None:
+            asked = evolve(asked, executor=self.default_executor if description.installed else "inline")
+        spec, problems = manage.check_new(asked, description, self.executors)
         if problems:
             raise InvalidRequest("; ".join(problems))
         made: Trigger = self.define(

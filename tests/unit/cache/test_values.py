@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walmill.cache.values import decode, encode
 from walmill_hookspecs import UInt
+from walmill_worker.values import decode, encode
 
 zones = st.sampled_from([None, UTC, ZoneInfo("Europe/Berlin"), timezone(timedelta(hours=5, minutes=45))])
 hashable = st.recursive(

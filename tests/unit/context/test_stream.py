@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import io
 
-from walmill.context.capture import _Stream
+from walmill_worker.capture import _Stream
 
 
 def test_a_stream_that_outlives_the_one_behind_it_goes_without_a_complaint() -> None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from walmill.cache.state import Wish, database_space
-from walmill.cache.values import decode, encode
 from walmill.databases import Gone, drop_overdue
 from walmill.engine import Engine
 from walmill.errors import Conflict, NotFound, Unavailable, WalmillError
@@ -20,6 +19,7 @@ from walmill.testing.clock import ManualClock
 from walmill.testing.fs import FaultyFS
 from walmill.units import HOUR
 from walmill_hookspecs import hookimpl
+from walmill_worker.values import decode, encode
 
 KINDS = {"float64": "1.5", "int64": "7i", "bool": "t", "string": '"s"'}
 names = st.sampled_from(["a", "b", "c"])

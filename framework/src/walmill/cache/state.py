@@ -12,8 +12,8 @@ import msgpack
 from attrs import evolve, field, frozen
 from rpds import HashTrieMap
 
-from walmill.cache.values import decode, encode
 from walmill.errors import Conflict
+from walmill_worker.values import decode, encode
 
 ENTRY_OVERHEAD = 64
 """Bytes that a key costs beside its name and its value; counted against the limit."""

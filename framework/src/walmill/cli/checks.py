@@ -332,9 +332,12 @@ def _packages() -> Check:
 
 
 def _plugins(settings: Settings) -> Check:
+    from walmill.isolation.inspect import inspect_entries
     from walmill.plugins import Registry
 
-    found = Registry(disabled=settings.disabled_plugins, allowed=settings.allowed_plugins).inspect_all()
+    found = Registry(
+        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
+    ).inspect_all()
     return check_plugins([(one.name, one.cause or "") for one in found if one.status == "broken"], len(found))
 
 

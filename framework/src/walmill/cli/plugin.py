@@ -24,10 +24,13 @@ HOOKS = ("write", "schedule", "request")
 def _installed() -> list[PluginDescription]:
     """What is installed here, with what the settings say about it."""
     from walmill.cli.serve import settings_from
+    from walmill.isolation.inspect import inspect_entries
     from walmill.plugins import Registry
 
     settings = settings_from(None, {})
-    return Registry(disabled=settings.disabled_plugins, allowed=settings.allowed_plugins).inspect_all()
+    return Registry(
+        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
+    ).inspect_all()
 
 
 def _hooks(row: Mapping[str, Any]) -> str:
@@ -78,10 +81,13 @@ def show_plugins(*, client: Client, output_format: str) -> None:
 def show_plugin(*, output_format: str, name: str) -> int:
     """Show the installed plugin NAME with its settings. Exits with 1 if it is broken."""
     from walmill.cli.serve import settings_from
+    from walmill.isolation.inspect import inspect_entries
     from walmill.plugins import Registry
 
     settings = settings_from(None, {})
-    found = Registry(disabled=settings.disabled_plugins, allowed=settings.allowed_plugins).inspect(name)
+    found = Registry(
+        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
+    ).inspect(name)
     shown = found.to_json()
     if output_format == "json":
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2, default=str))

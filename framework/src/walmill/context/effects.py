@@ -16,6 +16,7 @@ from walmill.ingest.reader import read_rows, scan
 from walmill.model.schema import TableSchema
 from walmill_hookspecs import LimitExceeded, Line, WriteError
 from walmill_hookspecs.context import WriteData
+from walmill_worker.context import not_writable
 
 _UNTIMED = -(2**63)
 """No timestamp can be this one: it stands for a line without time until the run's time is put in."""
@@ -98,10 +99,7 @@ class Effects:
             self._next_time += rows.batch.num_rows
             return [rows] if rows.batch.num_rows else []
         if isinstance(data, Mapping) or not isinstance(data, Iterable):
-            raise WriteError(
-                f"ctx.write got a {type(data).__name__}; give line protocol, a Line, an iterable of Lines or of mappings, "
-                "or Arrow data"
-            )
+            raise WriteError(not_writable(data))
         items: list[Any] = list(data)
         if not items:
             return []

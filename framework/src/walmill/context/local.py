@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import define, field, frozen
 
 from walmill.cache.state import Wish, database_space, trigger_space
-from walmill.context.capture import PluginLogger, Voice
 from walmill.context.effects import Effects
 from walmill.context.state import RunCache
 from walmill.errors import WalmillError
@@ -26,6 +25,7 @@ from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, c
 from walmill.store.view import View
 from walmill_hookspecs import QueryError, Run, RunCancelled, TableNotFound, TriggerInfo, WriteError
 from walmill_hookspecs.context import LoggerAdapter, WriteData
+from walmill_worker.capture import PluginLogger, Voice
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,17 +55,27 @@ class RunHost(Protocol):
 
 @frozen(kw_only=True)
 class Limits:
-    """What a run may use.
+    """What a run may use. Time, memory and processor can only be held to by an executor that runs hooks in other processes.
 
     Attributes:
         rows: Rows that it may write.
         state_bytes: Bytes that a space of its state may take.
         log_lines: Lines that it may say.
+        seconds: How long it may take; None for ever.
+        memory: Bytes that its process may have beyond what an empty one has, with all that it starts; None for no limit.
+        cpu: Share of one processor: 0.5 for half of one, 2 for two; None for no limit.
+        cpu_seconds: Processor time that it may use; None for no limit.
+        answer_bytes: Bytes that the answer to a request may have, or a piece of it.
     """
 
     rows: int = 1_000_000
     state_bytes: int = 16 * 2**20
     log_lines: int = 10_000
+    seconds: float | None = 60.0
+    memory: int | None = 512 * 2**20
+    cpu: float | None = 1.0
+    cpu_seconds: float | None = None
+    answer_bytes: int = 64 * 2**20
 
 
 @define(kw_only=True, eq=False)
@@ -366,28 +376,40 @@ class LocalContext(_Base):
 class LocalAsyncContext(_Base):
     """What an `async def` hook gets."""
 
+    def query_here(self, sql: str, params: Mapping[str, Any] | None, database: str | None) -> pa.Table:
+        """Runs SQL in this thread."""
+        self._state.check()
+        return _query(self._state.host.query, self._state.view, self._readable(database), sql, params)
+
+    def stream_here(self, sql: str, params: Mapping[str, Any] | None, database: str | None) -> ResultStream:
+        """Runs SQL in this thread, batch by batch; close it."""
+        self._state.check()
+        found: ResultStream = _query(self._state.host.stream, self._state.view, self._readable(database), sql, params)
+        return found
+
+    def next_batch(self, stream: ResultStream) -> pa.RecordBatch | None:
+        """The next batch, in this thread; None at the end."""
+        self._state.check()
+        return _next_batch(stream)
+
     async def query(
         self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
     ) -> pa.Table:
-        self._state.check()
-        name, host, view = self._readable(database), self._state.host, self._state.view
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(host.pool, lambda: _query(host.query, view, name, sql, params))
+        return await loop.run_in_executor(self._state.host.pool, self.query_here, sql, params, database)
 
     async def stream(
         self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
     ) -> AsyncIterator[pa.RecordBatch]:
-        self._state.check()
-        name, host, view = self._readable(database), self._state.host, self._state.view
+        pool = self._state.host.pool
         loop = asyncio.get_running_loop()
-        reader = await loop.run_in_executor(host.pool, lambda: _query(host.stream, view, name, sql, params))
+        reader = await loop.run_in_executor(pool, self.stream_here, sql, params, database)
         try:
             while True:
-                batch = await loop.run_in_executor(host.pool, _next_batch, reader)
+                batch = await loop.run_in_executor(pool, self.next_batch, reader)
                 if batch is None:
                     return
                 yield batch
-                self._state.check()
         finally:
             reader.close()
 

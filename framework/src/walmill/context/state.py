@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from walmill.cache.state import Space, Wish, weight
-from walmill.cache.values import decode, encode
 from walmill_hookspecs import LimitExceeded, WriteError
+from walmill_worker.values import decode, encode
 
 KEY_BYTES = 1024
 """A key is at most this long."""
@@ -72,8 +72,18 @@ class RunCache:
         value = self._value(_checked(key))
         return default if value is None else decode(value)
 
+    def get_encoded(self, key: str) -> bytes | None:
+        """The same as bytes; None if there is no value."""
+        return self._value(_checked(key))
+
     def put(self, key: str, value: Any, *, ttl: float | timedelta | None = None) -> None:
         """See `walmill_hookspecs.Cache.put`."""
+        self._check_open()
+        _checked(key)
+        self.put_encoded(key, encode(value), ttl=ttl)
+
+    def put_encoded(self, key: str, data: bytes, *, ttl: float | timedelta | None = None) -> None:
+        """The same with the value as bytes."""
         self._check_open()
         _checked(key)
         expires = None
@@ -84,7 +94,6 @@ class RunCache:
                     f"ttl={ttl!r} for the key {key!r}; give seconds from 0 to 3,000,000,000, or a timedelta"
                 )
             expires = self._now + round(seconds * 1e9)
-        data = encode(value)
         self._grow(key, weight(key, data))
         self._wishes[key] = Wish(key, "put", data, expires, version=self._version(key))
 

@@ -18,7 +18,6 @@ from walmill.clock import Clock
 from walmill.context.local import Limits
 from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
-from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station
@@ -26,12 +25,11 @@ from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError, described
 from walmill.isolation.base import Executor
+from walmill.isolation.batch import BatchSource
 from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
-from walmill.plugins.binding import Binding
-from walmill.plugins.call import call
 from walmill.plugins.registry import Registry
 from walmill.store.commit import Commit, from_entry
 from walmill.store.committer import Committer, Published
@@ -41,7 +39,9 @@ from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger
 from walmill.triggers.spec import parse_spec
 from walmill.wal.log import Log
-from walmill_hookspecs import WriteBatch
+from walmill_worker.binding import Binding
+from walmill_worker.calling import call
+from walmill_worker.replies import Answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +111,7 @@ class Mill:
         self._stations: dict[int, Station] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._watchers: list[tuple[str, Binding]] = []
-        self._memo: dict[Any, WriteBatch] = {}
+        self._memo: dict[Any, BatchSource] = {}
         self._matched: dict[int, list[tuple[int, Item]]] = {}
         self._revival: asyncio.TimerHandle | None = None
         self._patience = 0.0
@@ -263,7 +263,7 @@ class Mill:
         """Which of these tables concern a trigger."""
         return self._subscriptions.tables_of(trigger, tables)
 
-    def batch_memo(self) -> dict[Any, WriteBatch]:
+    def batch_memo(self) -> dict[Any, BatchSource]:
         """Batches built for this round."""
         if len(self._memo) > 64:
             self._memo.clear()
@@ -431,8 +431,19 @@ class Mill:
         if self._revival is not None:
             self._revival.cancel()
             self._revival = None
+        task = self.loop.create_task(self._look_again())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _look_again(self) -> None:
         waiting = [station for station in self._stations.values() if station.blocked is not None]
-        ready = [station for station in waiting if self._registry.usable(station.trigger.plugin)]
+        names = {station.trigger.plugin for station in waiting}
+        usable = await self.loop.run_in_executor(
+            self._pool, lambda: {name for name in names if self._registry.usable(name)}
+        )
+        ready = [station for station in waiting if station.trigger.plugin in usable and not station.retired]
+        if self._stopping:
+            return
         for station in ready:
             self._retire(station, "its plugin is here now")
         if ready:
@@ -443,11 +454,14 @@ class Mill:
     def _open(self, trigger: Trigger, view: View) -> None:
         spec = parse_spec(trigger.spec)
         database = view.catalog.databases[trigger.database_id].name
-        try:
-            hidden = self._registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
-        except NotFound:
-            hidden = dict.fromkeys(trigger.arguments, "***")
-        station = Station(trigger, spec, database, self, self._executors[trigger.executor], self._limits, hidden)
+
+        def hide() -> Mapping[str, Any]:
+            try:
+                return self._registry.inspect(trigger.plugin).hide_secrets(trigger.arguments)
+            except NotFound:
+                return dict.fromkeys(trigger.arguments, "***")
+
+        station = Station(trigger, spec, database, self, self._executors[trigger.executor], self._limits, hide)
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":
@@ -573,8 +587,7 @@ class Mill:
             line.stop()
         for station in self._stations.values():
             station.retired = True
-            for state in station.runs.values():
-                state.stopping = True
+            station.stop_soon()
         until = self.loop.time() + timeout
         clean = await self._drain(until)
         if not clean:
@@ -586,6 +599,8 @@ class Mill:
             _, late = await asyncio.wait([*closing, *self._retiring], timeout=max(0.5, until - self.loop.time()))
             for task in late:
                 task.cancel()
+        for executor in self._executors.values():
+            await executor.close()
         return clean
 
     async def _drain(self, until: float) -> bool:

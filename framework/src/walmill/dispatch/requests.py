@@ -11,11 +11,11 @@ from typing import Any
 
 from attrs import define, field
 
-from walmill.dispatch.replies import Answer, answer_of, piece_of
 from walmill.dispatch.station import Ended, Event, Station
 from walmill.errors import InvalidRequest, PluginFailure, Unavailable, WalmillError, described
 from walmill.observe.log import get_logger
 from walmill_hookspecs import HTTPError, Request
+from walmill_worker.replies import Answer, answer_of, piece_of
 
 QUEUE = 64
 """So many requests wait for a place at a trigger; the next one is answered 503."""
@@ -113,12 +113,17 @@ class RequestDesk:
             answer, ended = await self._run(exchange, arrived)
             if answer.stream is not None:
                 streaming = True
-                pieces = Pieces(self._stream(answer.stream, ended), self._slots.release)
+                pieces = Pieces(self._stream(answer.stream, ended), lambda: self._over(ended))
                 return Answer(answer.status, answer.headers, stream=pieces)
             return answer
         finally:
             if not streaming:
                 self._slots.release()
+
+    def _over(self, ended: Ended) -> None:
+        """A streamed answer is out, or nobody wants it any more."""
+        self.station.give_back(ended)
+        self._slots.release()
 
     async def _run(self, exchange: Exchange, arrived: int) -> tuple[Answer, Ended]:
         station = self.station
@@ -128,7 +133,7 @@ class RequestDesk:
             key=station.key(uuid.uuid4().hex),
             at=arrived,
             source="request",
-            accept=answer_of,
+            accept=_accepted,
         )
         for attempt in range(20):
             watch = asyncio.ensure_future(self._perform(event))
@@ -147,8 +152,8 @@ class RequestDesk:
     def _canceller(self, station: Station, key: str) -> Callable[[str], None]:
         def cancel(reason: str) -> None:
             for state in list(station.runs.values()):
-                if state.run.key == key and station.worker is not None:
-                    station.worker.cancel(state, reason)
+                if state.run.key == key:
+                    station.cancel_run(state, reason)
 
         return cancel
 
@@ -194,15 +199,20 @@ class RequestDesk:
 
     async def _stream(self, body: Any, ended: Ended) -> AsyncGenerator[bytes, None]:
         """The pieces of a streamed answer."""
-        state, worker = ended.state, self.station.worker
+        state, seat = ended.state, ended.seat
         assert state is not None
         try:
-            if worker is None:
+            if seat is None:
                 return
-            async with contextlib.aclosing(worker.pieces(body, state)) as pieces:
+            async with contextlib.aclosing(seat.pieces(body, state)) as pieces:
                 async for piece in pieces:
                     yield piece_of(piece)
         except (GeneratorExit, asyncio.CancelledError, WalmillError):
             raise
         except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin must not end the mill's loop
             raise self._failure(ended, described(error)) from None
+
+
+def _accepted(result: Any) -> Answer:
+    """What a hook returned as an answer; what a process made of it is one already."""
+    return result if isinstance(result, Answer) else answer_of(result)

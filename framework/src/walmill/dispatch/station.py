@@ -8,17 +8,17 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from walmill.cache.state import Wish
-from walmill.context.capture import Voice
 from walmill.context.local import Limits, RunHost, RunState
 from walmill.dispatch.history import RunRow
 from walmill.dispatch.verdict import judge
 from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError, described, told
-from walmill.isolation.base import Called, Executor, Gate, Worker
+from walmill.isolation.base import Called, Executor, Gate, Seat, Worker
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
@@ -28,6 +28,8 @@ from walmill.store.submission import RunEffect, Stale, Ticket
 from walmill.store.view import View
 from walmill.triggers.spec import Spec
 from walmill_hookspecs import BadSettings, Run, TriggerInfo
+from walmill_worker.capture import Voice
+from walmill_worker.replies import Answer
 
 log = get_logger("walmill.dispatch")
 
@@ -106,6 +108,7 @@ class Ended:
         cursor: The trigger's cursor after the commit.
         first: Where the rest of the batch begins, after checkpoints.
         state: The run; None if it never began.
+        seat: Where it ran, if a streamed answer still comes from there: to be given back.
         run_id: Its id.
         sequence: Of its commit.
     """
@@ -120,6 +123,7 @@ class Ended:
     cursor: Cursor | None = None
     first: int | None = None
     state: RunState | None = field(default=None, repr=False)
+    seat: Seat | None = field(default=None, repr=False)
     run_id: str = ""
     sequence: int | None = None
 
@@ -134,7 +138,7 @@ class Station:
         host: The engine.
         executor: Where its hooks run.
         limits: What its runs may use.
-        hidden: Its arguments with secrets hidden.
+        hide: Its arguments with secrets hidden; called by a thread, since that may have to be found out.
     """
 
     def __init__(
@@ -145,21 +149,22 @@ class Station:
         host: StationHost,
         executor: Executor,
         limits: Limits,
-        hidden: Mapping[str, Any],
+        hide: Callable[[], Mapping[str, Any]],
     ) -> None:
         self.trigger = trigger
         self.spec = spec
         self.database = database
+        self._hide = hide
         self.info = TriggerInfo(
-            name=trigger.name, database=database, plugin=trigger.plugin, spec=trigger.spec, arguments=dict(hidden)
+            name=trigger.name, database=database, plugin=trigger.plugin, spec=trigger.spec, arguments={}
         )
         self._host = host
         self._executor = executor
         self._limits = limits
         self._worker: Worker | None = None
-        self._started = False
         self._opening = asyncio.Lock()
         self.runs: dict[str, RunState] = {}
+        self._seats: dict[str, Seat] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
         self.blocked: str | None = None
         self.retired = False
@@ -172,7 +177,7 @@ class Station:
     @property
     def ready(self) -> bool:
         """Whether its worker is open and started, so that a run can begin without waiting."""
-        return self._worker is not None and self._started and not self.retired
+        return self._worker is not None and self._worker.ready and not self.retired
 
     async def perform(self, event: Event, gate: Gate | None = None, view: View | None = None) -> Ended:
         """Runs a hook and commits its effect. Never raises what the plugin raised.
@@ -182,71 +187,120 @@ class Station:
             gate: Opens when the event is durable; None if it is.
             view: The view of the run; the newest if None.
         """
-        if self._worker is None or not self._started:
+        worker = self._worker
+        if worker is None:
             failure = await self._open()
             if failure is not None:
-                self._record(event, failure, None, 0, 0)
+                self._record(event, failure, None, Called())
                 return failure
-        worker = self._worker
-        assert worker is not None
+            worker = self._worker
+            assert worker is not None
+        try:
+            seat = await worker.take()
+        except (WalmillError, BadSettings) as error:
+            return self._not_seated(event, error)
+        kept = False
+        try:
+            if not seat.started:
+                failure = await self._start(seat)
+                if failure is not None:
+                    self._record(event, failure, None, Called())
+                    return failure
+            ended = await self._run(event, seat, gate, view)
+            kept = ended.seat is not None
+        finally:
+            if not kept:
+                worker.give(seat)
+        return ended
+
+    def give_back(self, ended: Ended) -> None:
+        """The last piece of a streamed answer is out: its place is free again."""
+        seat, ended.seat = ended.seat, None
+        if seat is not None and self._worker is not None:
+            self._worker.give(seat)
+
+    async def _run(self, event: Event, seat: Seat, gate: Gate | None = None, view: View | None = None) -> Ended:
         state = self._state(event, view)
         self.runs[state.run.id] = state
+        self._seats[state.run.id] = seat
         try:
-            called = await worker.call(event.hook, event.values, state, gate)
+            called = await seat.call(event.hook, event.values, state, gate)
             if not called.begun:
                 return Ended(end="cancelled", error="its commits did not become durable")
             if gate is not None and gate.at is not None:
                 event.at = gate.at
-            ended = await self._finish(event, state, called)
+            ended = await self._finish(event, state, called, seat)
         finally:
             self.runs.pop(state.run.id, None)
-        self._record(event, ended, state, called.started, called.ended)
+            self._seats.pop(state.run.id, None)
+        self._record(event, ended, state, called)
+        return ended
+
+    def _not_seated(self, event: Event, error: Exception) -> Ended:
+        """There is no place where it could run."""
+        if isinstance(error, Unavailable):
+            ended = Ended(end="unavailable", error=error.message, after=float(error.retry_after), exception=error)
+        else:
+            self.blocked = told(error)
+            self._host.blocked()
+            ended = Ended(end="failed", error=described(error), exception=error)
+        self._record(event, ended, None, Called())
         return ended
 
     async def _open(self) -> Ended | None:
-        """Opens the worker and calls `on_startup`, once; None if all went well."""
+        """Binds the plugin, once; None if that went well."""
         async with self._opening:
-            if self._worker is None:
-                try:
-                    self._worker = await self._executor.open(
-                        self.trigger.plugin,
-                        self.trigger.arguments,
-                        concurrency=self.trigger.max_concurrency,
-                    )
-                    self.blocked = None
-                except (WalmillError, BadSettings) as error:
-                    self.blocked = told(error)
-                    self._host.blocked()
-                    return Ended(end="failed", error=described(error), exception=error)
-                except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
-                    self.blocked = described(error)
-                    self._host.blocked()
-                    return Ended(end="failed", error=self.blocked, exception=error)
-            if not self._started and "on_startup" in self._worker.hooks:
-                ended = await self._startup("on_startup")
-                if ended.end != "ok":
-                    return ended
-            self._started = True
+            if self._worker is not None:
+                return None
+            try:
+                loop = asyncio.get_running_loop()
+                hidden = await loop.run_in_executor(self._host.pool, self._hide)
+                self.info = evolve(self.info, arguments=dict(hidden))
+                worker = await self._executor.open(
+                    self.trigger.plugin,
+                    self.trigger.arguments,
+                    concurrency=self.trigger.max_concurrency,
+                    trigger=self.info,
+                    limits=self._limits,
+                )
+                worker.retire = self._say_goodbye
+                self._worker = worker
+                self.blocked = None
+            except (WalmillError, BadSettings) as error:
+                self.blocked = told(error)
+                self._host.blocked()
+                return Ended(end="failed", error=described(error), exception=error)
+            except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
+                self.blocked = described(error)
+                self._host.blocked()
+                return Ended(end="failed", error=self.blocked, exception=error)
         return None
 
-    async def _startup(self, hook: str) -> Ended:
-        assert self._worker is not None
-        event = Event(
+    async def _start(self, seat: Seat) -> Ended | None:
+        """Calls `on_startup` where it was not called yet; None if all went well."""
+        async with self._opening:  # an inline worker is one place for all runs
+            worker = self._worker
+            if not seat.started and worker is not None and "on_startup" in worker.hooks:
+                ended = await self._run(self._turn("on_startup"), seat)
+                if ended.end != "ok":
+                    return ended
+            seat.started = True
+        return None
+
+    async def _say_goodbye(self, seat: Seat) -> None:
+        """Calls `on_shutdown` in a place that will not be used any more."""
+        if seat.started and self._worker is not None and "on_shutdown" in self._worker.hooks:
+            seat.started = False
+            await self._run(self._turn("on_shutdown"), seat)
+
+    def _turn(self, hook: str) -> Event:
+        return Event(
             hook=hook,
             values={},
             key=f"{self.database}.{self.trigger.name}:{hook}",
             at=time.perf_counter_ns(),
             source="startup",
         )
-        state = self._state(event)
-        self.runs[state.run.id] = state
-        try:
-            called = await self._worker.call(hook, {}, state)
-            ended = await self._finish(event, state, called)
-        finally:
-            self.runs.pop(state.run.id, None)
-        self._record(event, ended, state, called.started, called.ended)
-        return ended
 
     def _state(self, event: Event, view: View | None = None) -> RunState:
         assert self._worker is not None
@@ -262,7 +316,7 @@ class Station:
             trigger=self.trigger,
             database=self.database,
             info=self.info,
-            run=Run(id=run_id, key=event.key, attempt=event.attempt),
+            run=Run(id=run_id, key=event.key, attempt=event.attempt, deadline=self._deadline()),
             settings=self._worker.settings,
             source=event.source,
             now=now,
@@ -274,7 +328,12 @@ class Station:
             stopping=self.retired,
         )
 
-    async def _finish(self, event: Event, state: RunState, called: Called) -> Ended:
+    def _deadline(self) -> datetime | None:
+        """When a run that begins now is ended, if this executor can do that."""
+        seconds = self._limits.seconds if self._executor.isolates else None
+        return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+
+    async def _finish(self, event: Event, state: RunState, called: Called, seat: Seat) -> Ended:
         state.close()
         verdict = judge(called)
         first = None
@@ -315,7 +374,9 @@ class Station:
         if ended.committed:
             ended.cursor = self._host.view().cursors.get(self.trigger.id)
         if ended.end == "ok" and state.callbacks:
-            await self._call_back(state)
+            await seat.call_back(state)
+        if ended.end == "ok" and isinstance(ended.result, Answer) and ended.result.stream is not None:
+            ended.seat = seat
         return ended
 
     async def _commit(
@@ -356,16 +417,7 @@ class Station:
             ended.sequence = outcome.sequence
             state.committed_rows += outcome.value.rows
 
-    async def _call_back(self, state: RunState) -> None:
-        for callback in state.callbacks:
-            try:
-                result = callback()
-                if asyncio.iscoroutine(result):
-                    await result
-            except Exception as error:  # noqa: BLE001 - the run is committed; its callback cannot undo that
-                state.voice.line("ERROR", f"a callback of on_commit failed: {described(error)}")
-
-    def _record(self, event: Event, ended: Ended, state: RunState | None, started: int, stopped: int) -> None:
+    def _record(self, event: Event, ended: Ended, state: RunState | None, called: Called) -> None:
         status = _STATUS[ended.end]
         begun = self._host.now_ns() if state is None else state.now
         row = RunRow(
@@ -377,8 +429,8 @@ class Station:
             ended.run_id or f"{self.trigger.name}-{_boot}-{next(_numbers)}",
             event.key,
             event.attempt,
-            max(0, stopped - started),
-            max(0, started - event.at) if started and event.at else 0,
+            max(0, called.ended - called.started),
+            max(0, called.started - event.at) if called.started and event.at else 0,
             event.rows_in,
             0 if state is None else state.committed_rows,
             ended.sequence,
@@ -401,21 +453,32 @@ class Station:
     def cancel(self, reason: str) -> None:
         """Asks the runs under way to end."""
         for state in list(self.runs.values()):
-            if self._worker is not None:
-                self._worker.cancel(state, reason)
-            else:
-                state.cancelled = reason
+            self.cancel_run(state, reason)
+
+    def cancel_run(self, state: RunState, reason: str) -> None:
+        """Asks one run to end."""
+        seat = self._seats.get(state.run.id)
+        if seat is not None:
+            seat.cancel(state, reason)
+        else:
+            state.cancelled = reason
+
+    def stop_soon(self) -> None:
+        """Tells the runs under way that they should end soon."""
+        for state in list(self.runs.values()):
+            seat = self._seats.get(state.run.id)
+            if seat is not None:
+                seat.stopping(state)
 
     async def close(self) -> None:
-        """Calls `on_shutdown` if the trigger had started and nothing runs, and lets go of the worker."""
+        """Calls `on_shutdown` where the trigger had started and nothing runs, and lets go of the worker."""
         worker = self._worker
         if worker is None:
             return
-        if self._started and "on_shutdown" in worker.hooks and not self.runs:
-            await self._startup("on_shutdown")
-        self._started = False
-        self._worker = None
-        await worker.close()
+        try:
+            await worker.close()
+        finally:
+            self._worker = None
 
     def key(self, suffix: str) -> str:
         """A key for runs of this trigger."""

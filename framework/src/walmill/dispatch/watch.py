@@ -9,9 +9,9 @@ from attrs import frozen
 
 from walmill.errors import described
 from walmill.observe.log import get_logger
-from walmill.plugins.call import call
 from walmill.plugins.registry import Registry
 from walmill_hookspecs.types import SnapshotRecord
+from walmill_worker.calling import call
 
 log = get_logger("walmill.watch")
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from walmill.dispatch.batches import write_batch
 from walmill.dispatch.consumer import (
     Batch,
     Consumer,
@@ -31,6 +30,7 @@ from walmill.ingest.assemble import TableRows
 from walmill.ingest.errors import RowError
 from walmill.ingest.render import render
 from walmill.isolation.base import Gate
+from walmill.isolation.batch import BatchSource
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME
@@ -69,7 +69,7 @@ class WriteHost(StationHost, Protocol):
     def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
         """Has the trigger disabled, with a commit."""
 
-    def batch_memo(self) -> dict[Any, WriteBatch]:
+    def batch_memo(self) -> dict[Any, BatchSource]:
         """Batches built for this round, so that many triggers on one commit share one."""
 
 
@@ -195,7 +195,7 @@ class WriteLine:
         items, following = self._host.fetch(self.station.trigger, sequence)
         self._act(self.consumer.fetched(items, following, time.monotonic()))
 
-    def _batch(self, batch: Batch, catalog: Catalog) -> WriteBatch:
+    def _batch(self, batch: Batch, catalog: Catalog) -> BatchSource:
         trigger = self.station.trigger
         commits: list[Commit] = [item.payload for item in batch.items]
         present = {part.table for commit in commits for part in commit.rows}
@@ -204,7 +204,9 @@ class WriteLine:
         key = (batch.first, batch.last, len(batch.items), tables)
         found = memo.get(key)
         if found is None:
-            found = memo[key] = write_batch(commits, tables, catalog, self.station.database, first=batch.first)
+            found = memo[key] = BatchSource(
+                commits=commits, tables=tables, catalog=catalog, database=self.station.database, first=batch.first
+            )
         return found
 
     async def _run(self, batch: Batch, gate: Gate | None = None, view: View | None = None) -> None:
@@ -277,7 +279,7 @@ class WriteLine:
         trigger, station = self.station.trigger, self.station
         view = self._host.view()
         key = station.key(f"{letter.batch.first}-{letter.batch.last}")
-        batch = self._batch(letter.batch, view.catalog)
+        batch = self._batch(letter.batch, view.catalog).made
         pieces = dead_rows(letter, key, station, batch, self._host.now_ns())
         log.error(
             "a batch was given up; its rows are in _internal.dead_letters",

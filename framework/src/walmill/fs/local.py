@@ -66,6 +66,10 @@ class LocalFile:
         size = self.size()
         return pa.py_buffer(mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) if size else b"")
 
+    def descriptor(self) -> int | None:
+        """See `File.descriptor`."""
+        return os.dup(self._descriptor)
+
     def size(self) -> int:
         """See `File.size`."""
         return os.fstat(self._descriptor).st_size

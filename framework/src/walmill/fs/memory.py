@@ -54,6 +54,10 @@ class MemoryFile:
         """See `File.map`."""
         return pa.py_buffer(memoryview(self._memory)[: self._size].toreadonly())
 
+    def descriptor(self) -> int | None:
+        """See `File.descriptor`."""
+        return None
+
     def size(self) -> int:
         """See `File.size`."""
         return self._size

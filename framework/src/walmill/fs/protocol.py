@@ -47,6 +47,9 @@ class File(Protocol):
     def map(self) -> pa.Buffer:
         """The whole file as read-only memory; later writes are visible in it. It lives as long as anybody refers to it."""
 
+    def descriptor(self) -> int | None:
+        """A descriptor of it for another process, the caller's to close; None if it is no file of the machine."""
+
     def size(self) -> int:
         """Bytes that the file has."""
 

@@ -42,6 +42,10 @@ class UnsyncedFile:
         """See `File.map`."""
         return self._file.map()
 
+    def descriptor(self) -> int | None:
+        """See `File.descriptor`."""
+        return self._file.descriptor()
+
     def size(self) -> int:
         """See `File.size`."""
         return self._file.size()

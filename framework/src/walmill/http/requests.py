@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
-from walmill.dispatch.replies import Answer
 from walmill.dispatch.requests import Exchange
 from walmill.engine import Engine
 from walmill.errors import NotFound, PluginFailure
@@ -26,6 +25,7 @@ from walmill.observe.log import get_logger
 from walmill.triggers.spec import RequestSpec, parse_spec
 from walmill_hookspecs import MultiMapping
 from walmill_hookspecs import Request as PluginRequest
+from walmill_worker.replies import Answer
 
 PREFIX = "/api/v3/engine"
 PATH_PARAMETER = "walmill_path"

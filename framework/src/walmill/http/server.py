@@ -150,6 +150,7 @@ def options_of(settings: Settings) -> EngineOptions:
         shutdown_timeout=settings.shutdown_timeout / SECOND,
         query_memory=settings.query_memory_limit,
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
+        executor=settings.executor,
         limits=Limits(
             rows=settings.max_run_rows, state_bytes=settings.max_state_size, log_lines=settings.max_log_lines
         ),
@@ -273,7 +274,6 @@ class _Opening:
         self.defaults = {
             "attempts": settings.retry_attempts,
             "max_batch_rows": settings.max_batch_rows,
-            "executor": settings.executor,
         }
         self.engine: Future[Engine] = Future()
         self._thread = threading.Thread(target=self._run, name="walmill-open")

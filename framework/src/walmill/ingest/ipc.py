@@ -25,7 +25,7 @@ _SPARE = 4
 """The stream itself may be so many times larger than what is stored: offsets of 64 bits, views, validity."""
 
 
-def read_stream(body: bytes, *, max_bytes: int) -> pa.Table:
+def read_stream(body: bytes | pa.Buffer, *, max_bytes: int) -> pa.Table:
     """The rows of an Arrow IPC stream, checked down to the last offset; their buffers are those of the body.
 
     Args:
@@ -38,9 +38,9 @@ def read_stream(body: bytes, *, max_bytes: int) -> pa.Table:
         LimitReached: It has more columns than a table may have.
         TooLarge: It has more rows or bytes than one request may bring.
     """
-    if body.startswith(_FILE):
+    buffer = body if isinstance(body, pa.Buffer) else pa.py_buffer(body)
+    if bytes(memoryview(buffer)[: len(_FILE)]) == _FILE:
         raise InvalidRequest(f"the body is an Arrow file (Feather), and this route wants an IPC stream: {_REMEDY}")
-    buffer = pa.py_buffer(body)
     try:
         _weigh(buffer, max_bytes)
         source = pa.BufferReader(buffer)
@@ -48,7 +48,7 @@ def read_stream(body: bytes, *, max_bytes: int) -> pa.Table:
             _check_columns(reader.schema)
             table = reader.read_all()
         table.validate(full=True)
-        rest = len(body) - source.tell()
+        rest = buffer.size - source.tell()
     except (InvalidRequest, MemoryError):
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, struct.error) as error:

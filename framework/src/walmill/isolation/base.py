@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
 
-from walmill.context.local import RunState
+from walmill.context.local import Limits, RunState
+from walmill_hookspecs import TriggerInfo
 
 
 class Gate:
@@ -17,15 +18,20 @@ class Gate:
 
     Args:
         loop: The mill's loop, on which an async hook waits.
+
+    Attributes:
+        at: `time.perf_counter_ns()` when the commits became durable; None as long as they are not.
+        on_open: Called on the loop when it opens, before who waits goes on: with whether the run may begin.
     """
 
-    __slots__ = ("_future", "_lock", "at")
+    __slots__ = ("_future", "_lock", "at", "on_open")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._future: asyncio.Future[int | None] = loop.create_future()
         self._lock = threading.Lock()
         self._lock.acquire()
         self.at: int | None = None
+        self.on_open: Callable[[bool], None] | None = None
 
     def settle(self, at: int | None) -> None:
         """Opens it, on the loop.
@@ -36,6 +42,8 @@ class Gate:
         if self._future.done():
             return
         self.at = at
+        if self.on_open is not None:
+            self.on_open(at is not None)
         self._future.set_result(at)
         self._lock.release()
 
@@ -55,12 +63,14 @@ class Called:
     """What became of the call of one hook.
 
     Attributes:
-        result: What it returned.
+        result: What it returned; for `on_request` the `Answer` that it means.
         error: What it raised.
         traceback: That as text, without the engine's own frames.
         started: `time.perf_counter_ns()` right before the hook's first line.
         ended: The same right after its last.
         begun: False if the gate stayed shut and the hook was not called.
+        cpu_ns: Processor time that the process used meanwhile; None if nobody knows.
+        memory: Most memory that it was seen to have, bytes; None if nobody looked.
     """
 
     result: Any = None
@@ -69,16 +79,26 @@ class Called:
     started: int = 0
     ended: int = 0
     begun: bool = True
+    cpu_ns: int | None = None
+    memory: int | None = None
 
 
-class Worker(Protocol):
-    """A plugin bound to one trigger, ready to be called. All methods are for the mill's loop."""
+class Seat(Protocol):
+    """A place where one run of a trigger happens. All methods are for the mill's loop.
 
-    hooks: Mapping[str, bool]
-    settings: Any
+    Attributes:
+        started: Whether `on_startup` was called there.
+        name: What the history of runs calls it.
+    """
+
+    started: bool
+    name: str
 
     async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
         """Calls a hook once, as soon as the gate is open. Never raises what the hook raised; cancelling stops waiting."""
+
+    async def call_back(self, state: RunState) -> None:
+        """Calls what the run gave to `on_commit`."""
 
     def pieces(self, body: Any, state: RunState) -> AsyncGenerator[Any, None]:
         """The pieces of a streamed answer, made where the hook ran."""
@@ -86,17 +106,63 @@ class Worker(Protocol):
     def cancel(self, state: RunState, reason: str) -> None:
         """Asks a call under way to end: its next use of the context raises, and a coroutine is cancelled."""
 
+    def stopping(self, state: RunState) -> None:
+        """Tells a call under way that it should end soon."""
+
+
+class Worker(Protocol):
+    """A plugin bound to one trigger, ready to be called. All methods are for the mill's loop.
+
+    Attributes:
+        hooks: Names of its hooks, and whether each is `async def`.
+        settings: Its typed arguments, if its hooks run in this process.
+        retire: Called before a seat is let go of for lack of work, so that `on_shutdown` can be called there.
+    """
+
+    hooks: Mapping[str, bool]
+    settings: Any
+    retire: Callable[[Seat], Awaitable[None]] | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a run can begin without waiting for a place."""
+
+    async def take(self) -> Seat:
+        """A place for one run; waits for one.
+
+        Raises:
+            PluginFailure: If none can be made.
+        """
+
+    def give(self, seat: Seat) -> None:
+        """Gives a place back."""
+
     async def close(self) -> None:
         """Lets go of it; a hook that does not return is left behind."""
 
 
 class Executor(Protocol):
-    """Makes workers."""
+    """Makes workers.
+
+    Attributes:
+        name: By which triggers name it.
+        isolates: Whether hooks run in other processes: only those can be held to limits of time, memory and processor.
+    """
 
     name: str
+    isolates: bool
 
-    async def open(self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int) -> Worker:
+    async def open(
+        self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int, trigger: TriggerInfo, limits: Limits
+    ) -> Worker:
         """Binds a plugin for one trigger.
+
+        Args:
+            plugin: Name of the plugin.
+            arguments: Of the trigger, as they were given.
+            concurrency: Runs at a time.
+            trigger: What the plugin sees of the trigger.
+            limits: What a run may use.
 
         Raises:
             PluginFailure: If it cannot be bound.

@@ -10,20 +10,20 @@ import contextvars
 import queue
 import threading
 import time
-import traceback
 import types
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 
-from walmill.context.capture import current
-from walmill.context.local import LocalAsyncContext, LocalContext, RunState
-from walmill.errors import PluginFailure, told
-from walmill.isolation.base import Called, Gate
+from walmill.context.local import Limits, LocalAsyncContext, LocalContext, RunState
+from walmill.errors import PluginFailure, described, shown
+from walmill.isolation.base import Called, Gate, Seat
+from walmill.isolation.batch import BatchSource
 from walmill.observe.log import get_logger
-from walmill.plugins.binding import Binding
-from walmill.plugins.call import call, call_async
-from walmill_hookspecs import RunCancelled
+from walmill_hookspecs import RunCancelled, TriggerInfo
 from walmill_hookspecs.settings import is_settings, parse
+from walmill_worker.binding import Binding
+from walmill_worker.calling import call, call_async
+from walmill_worker.capture import current
 
 BLOCKING_SECONDS = 0.1
 """An async hook that holds the loop for longer is named in the log."""
@@ -199,10 +199,29 @@ class InlineWorker:
         self._tasks: dict[RunState, asyncio.Task[Called]] = {}
         self.hooks: Mapping[str, bool] = {hook: bound.is_async for hook, bound in binding.hooks.items()}
         self.settings = settings
+        self._runs = 0
+        self.started = False
+        self.name = "inline"
+        self.retire: Callable[[Seat], Awaitable[None]] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """See `Worker.ready`."""
+        return self.started
+
+    async def take(self) -> Seat:
+        """See `Worker.take`: all runs have the same place."""
+        self._runs += 1
+        return self
+
+    def give(self, seat: Seat) -> None:
+        """See `Worker.give`."""
+        self._runs -= 1
 
     async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
-        """See `Worker.call`."""
+        """See `Seat.call`."""
         bound = self._binding.hooks[hook]
+        values = {name: value.made if isinstance(value, BatchSource) else value for name, value in values.items()}
         if not bound.is_async:
             given = {**values, "ctx": LocalContext(state)}
             context = contextvars.copy_context()
@@ -225,19 +244,19 @@ class InlineWorker:
                 raise
             return Called(
                 error=RunCancelled(state.cancelled),
-                traceback=_shown(error),
+                traceback=shown(error),
                 started=started,
                 ended=time.perf_counter_ns(),
             )
         except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is an error of its run, not of the engine
-            return Called(error=error, traceback=_shown(error), started=started, ended=time.perf_counter_ns())
+            return Called(error=error, traceback=shown(error), started=started, ended=time.perf_counter_ns())
         finally:
             current.reset(voice)
             state.voice.end()
             self._tasks.pop(state, None)
 
     async def pieces(self, body: Any, state: RunState) -> AsyncGenerator[Any, None]:
-        """See `Worker.pieces`."""
+        """See `Seat.pieces`."""
         if hasattr(body, "__anext__"):
             try:
                 while True:
@@ -267,15 +286,33 @@ class InlineWorker:
                 self._threads.run(body.close)
 
     def cancel(self, state: RunState, reason: str) -> None:
-        """See `Worker.cancel`."""
+        """See `Seat.cancel`."""
         state.cancelled = reason
         task = self._tasks.get(state)
         if task is not None:
             task.cancel()
 
+    def stopping(self, state: RunState) -> None:
+        """See `Seat.stopping`."""
+        state.stopping = True
+
+    async def call_back(self, state: RunState) -> None:
+        """See `Seat.call_back`."""
+        for callback in state.callbacks:
+            try:
+                result = callback()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:  # noqa: BLE001 - the run is committed; its callback cannot undo that
+                state.voice.line("ERROR", f"a callback of on_commit failed: {described(error)}")
+
     async def close(self) -> None:
         """See `Worker.close`."""
-        self._threads.close()
+        try:
+            if self.started and self.retire is not None and not self._runs:
+                await self.retire(self)
+        finally:
+            self._threads.close()
 
 
 def _call_here(bound: Any, given: Mapping[str, Any], state: RunState, gate: Gate | None) -> Called:
@@ -288,7 +325,7 @@ def _call_here(bound: Any, given: Mapping[str, Any], state: RunState, gate: Gate
         result = call(bound, given)
         return Called(result, started=started, ended=time.perf_counter_ns())
     except BaseException as error:  # noqa: BLE001 - SystemExit of a plugin is an error of its run, not of the engine
-        return Called(error=error, traceback=_shown(error), started=started, ended=time.perf_counter_ns())
+        return Called(error=error, traceback=shown(error), started=started, ended=time.perf_counter_ns())
     finally:
         state.voice.end()
         current.set(None)
@@ -299,23 +336,9 @@ def _next_piece(body: Iterator[Any], end: object, state: RunState) -> Any:
     try:
         return next(body, end)
     except BaseException as error:  # noqa: BLE001 - as above
-        return Called(error=error, traceback=_shown(error))
+        return Called(error=error, traceback=shown(error))
     finally:
         current.set(None)
-
-
-def _shown(error: BaseException) -> str:
-    """The traceback as text, from the plugin's own first line on."""
-    frames = error.__traceback__
-    while (
-        frames is not None
-        and "/walmill/" in frames.tb_frame.f_code.co_filename.replace("\\", "/")
-        and frames.tb_next is not None
-    ):
-        if not frames.tb_frame.f_globals.get("__name__", "").startswith("walmill."):
-            break
-        frames = frames.tb_next
-    return told("".join(traceback.format_exception(type(error), error, frames)))
 
 
 class InlineExecutor:
@@ -327,13 +350,17 @@ class InlineExecutor:
     """
 
     name = "inline"
+    isolates = False
 
     def __init__(self, bind: Callable[[str], Binding], watch: LoopWatch) -> None:
         self._bind = bind
         self._watch = watch
 
-    async def open(self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int) -> InlineWorker:
+    async def open(
+        self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int, trigger: TriggerInfo, limits: Limits
+    ) -> InlineWorker:
         """See `Executor.open`."""
+        del trigger, limits
         threads = Threads(f"walmill-{plugin}", concurrency)
         job = threads.run(lambda: self._bound(plugin, arguments))
         outcome = await job

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from walmill.errors import Conflict, InvalidRequest
 from walmill.triggers.spec import Spec
 from walmill_hookspecs.settings import SettingInfo, check
+from walmill_worker.describe import Described
 
 Status = Literal["active", "disabled", "broken"]
 TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request")
@@ -30,6 +31,8 @@ class PluginDescription:
         status: `active`, `disabled` by the server's settings, or `broken`.
         cause: Why it is broken, in one sentence.
         summary: First line of its documentation.
+        wraps: Whether it has hook wrappers.
+        installed: Whether it is an installed package; False for an object that an application registered.
     """
 
     name: str
@@ -41,10 +44,25 @@ class PluginDescription:
     status: Status = "active"
     cause: str | None = None
     summary: str = ""
+    wraps: bool = False
+    installed: bool = True
+
+    def with_found(self, found: Described) -> PluginDescription:
+        """The same with what was found out about it."""
+        return attrs.evolve(
+            self,
+            hooks=found.hooks,
+            settings=found.settings,
+            status="active" if found.broken is None else "broken",
+            cause=found.broken,
+            summary=found.summary,
+            wraps=found.wraps,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of JSON types."""
         data = attrs.asdict(self, recurse=False)
+        del data["wraps"], data["installed"]
         data["hooks"] = dict(self.hooks)
         data["settings"] = None if self.settings is None else [info.to_json() for info in self.settings]
         return data

@@ -7,20 +7,24 @@ start.
 from __future__ import annotations
 
 import difflib
-import inspect as python_inspect
 import threading
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import importlib_metadata
 from attrs import define, evolve
 
-from walmill.errors import Conflict, NotFound, PluginFailure, described
-from walmill.plugins.binding import HOOKS, Binding, bind, has_wrappers, instantiate, new_manager
-from walmill.plugins.call import call
+from walmill.errors import Conflict, NotFound, PluginFailure
 from walmill.plugins.description import PluginDescription, names
 from walmill_hookspecs._markers import PROJECT
-from walmill_hookspecs.settings import describe, is_settings
+from walmill_worker.binding import Binding, bind
+from walmill_worker.describe import Described, describe_entry, describe_loaded, load
+from walmill_worker.errors import cause
+
+Inspector = Callable[[Sequence[tuple[str, str]]], Mapping[str, Described]]
+"""Finds out what plugins offer, given name and entry point of each."""
+
+_found: dict[tuple[object, ...], Described] = {}
+"""What was found out in this process; an installed distribution of one version stays what it is."""
 
 BUILTIN_PREFIX = "walmill.builtin."
 
@@ -41,6 +45,7 @@ class Registry:
         allowed: Names of the only ones that may be used; None allows all.
         wrappers: Names of plugins whose hook wrappers act on plugins of other distributions as well.
         discover: Whether installed plugins are looked for.
+        inspector: Finds out what installed plugins offer; None imports them here.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class Registry:
         allowed: Iterable[str] | None = None,
         wrappers: Iterable[str] = (),
         discover: bool = True,
+        inspector: Inspector | None = None,
     ) -> None:
+        self._inspector = inspector
         self._known: dict[str, _Known] = {}
         self._wrappers = tuple(wrappers)
         self._lock = threading.RLock()
@@ -93,7 +100,8 @@ class Registry:
         with self._lock:
             if name in self._known:
                 raise Conflict(f"a plugin named {name!r} is registered already")
-            description = _describe(plugin, PluginDescription(name=name, value=_place(plugin)))
+            plain = PluginDescription(name=name, value=_place(plugin), installed=False)
+            description = plain.with_found(describe_loaded(plugin, name))
             if description.status == "broken":
                 raise PluginFailure(f"the plugin {name!r} cannot be registered: {description.cause}")
             self._known[name] = _Known(description, None, plugin, inspected=True)
@@ -127,10 +135,30 @@ class Registry:
                     "is installed later when it starts again"
                 )
                 raise NotFound(f"there is no plugin {name!r}; {hint}")
-            if not known.inspected and known.description.status == "active":
-                self._load(known)
-            known.inspected = True
+            self._inspect([known])
             return known.description
+
+    def peek(self, name: str) -> PluginDescription | None:
+        """What is known of a plugin by now, without finding out anything: for who must not wait. None if there is none."""
+        known = self._known.get(name)
+        return None if known is None else known.description
+
+    def _inspect(self, asked: Sequence[_Known]) -> None:
+        """Finds out what is not known yet of these plugins, of all of them at once."""
+        fresh = [one for one in asked if not one.inspected and one.description.status == "active"]
+        missing = [one for one in fresh if _key(one) not in _found]
+        if missing:
+            if self._inspector is None:
+                for one in missing:
+                    _found[_key(one)] = describe_entry(one.description.name, one.description.value)
+            else:
+                made = self._inspector([(one.description.name, one.description.value) for one in missing])
+                for one in missing:
+                    _found[_key(one)] = made[one.description.name]
+        for one in fresh:
+            one.description = one.description.with_found(_found[_key(one)])
+        for one in asked:
+            one.inspected = True
 
     def usable(self, name: str) -> bool:
         """Whether a plugin is there and active."""
@@ -138,18 +166,49 @@ class Registry:
 
     def inspect_all(self) -> list[PluginDescription]:
         """The descriptions of all plugins, by name."""
-        return [self.inspect(name) for name in self.names()]
+        with self._lock:
+            self._inspect(list(self._known.values()))
+            return [self._known[name].description for name in self.names()]
 
-    def _load(self, known: _Known) -> None:
-        assert known.entry_point is not None
-        try:
-            known.loaded = known.entry_point.load()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            known.description = evolve(known.description, status="broken", cause=_cause(error))
-            return
-        known.description = _describe(known.loaded, known.description)
+    def _load(self, known: _Known) -> object:
+        """What a plugin's entry point names, imported here.
+
+        Raises:
+            PluginFailure: If that is not possible.
+        """
+        if known.loaded is None:
+            try:
+                known.loaded = load(known.description.value)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                raise PluginFailure(
+                    f"the plugin {known.description.name!r} could not be imported: {cause(error)}"
+                ) from error
+        return known.loaded
+
+    def entry(self, name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Where an installed plugin is found, and name and entry point of those that wrap its hooks.
+
+        Raises:
+            NotFound: If it is not installed.
+            PluginFailure: If it is broken, or an object that an application registered.
+        """
+        with self._lock:
+            description = self._active(name)
+            if not description.installed:
+                raise PluginFailure(
+                    f"the plugin {name!r} is an object of this process, which no other process can have; take the executor 'inline'"
+                )
+            return description.value, tuple((one.name, one.value) for one in self._wrappers_for(description))
+
+    def _active(self, name: str) -> PluginDescription:
+        description = self.inspect(name)
+        if description.status != "active":
+            raise PluginFailure(
+                f"the plugin {name!r} is {description.status}: {description.cause or 'by the settings'}"
+            )
+        return description
 
     def bind(self, name: str) -> Binding:
         """Binds a plugin to one trigger: an instance of its own, with the wrappers that act there.
@@ -159,23 +218,19 @@ class Registry:
             PluginFailure: If it is broken.
         """
         with self._lock:
-            description = self.inspect(name)
-            if description.status != "active":
-                raise PluginFailure(
-                    f"the plugin {name!r} is {description.status}: {description.cause or 'by the settings'}"
-                )
-            known = self._known[name]
-            assert known.loaded is not None
-            return bind(known.loaded, name, self._wrappers_for(description))
+            description = self._active(name)
+            wrappers = [(one.name, self._load(self._known[one.name])) for one in self._wrappers_for(description)]
+            return bind(self._load(self._known[name]), name, wrappers)
 
-    def _wrappers_for(self, description: PluginDescription) -> list[tuple[str, object]]:
-        found: list[tuple[str, object]] = []
+    def _wrappers_for(self, description: PluginDescription) -> list[PluginDescription]:
+        found: list[PluginDescription] = []
         for other, known in self._known.items():
             same = description.distribution is not None and known.description.distribution == description.distribution
             if other == description.name or not (same or other in self._wrappers):
                 continue
-            if self.inspect(other).status == "active" and known.loaded is not None and has_wrappers(known.loaded):
-                found.append((other, known.loaded))
+            one = self.inspect(other)
+            if one.status == "active" and one.wraps:
+                found.append(one)
         return found
 
     def with_hook(self, hook: str) -> list[tuple[str, Binding]]:
@@ -187,59 +242,13 @@ class Registry:
         ]
 
 
-def _describe(loaded: object, description: PluginDescription) -> PluginDescription:
-    """A description from a loaded plugin: hooks, settings, or why it is broken."""
-    broken = None
-    try:
-        plugin = instantiate(loaded, description.name)
-        manager = new_manager()
-        manager.register(plugin, name=description.name)
-        manager.check_pending()
-    except PluginFailure as error:
-        return evolve(description, status="broken", cause=error.message)
-    except Exception as error:  # noqa: BLE001 - anything that pluggy or a plugin's class says makes it broken
-        return evolve(description, status="broken", cause=" ".join(str(error).split()))
-    hooks: dict[str, bool] = {}
-    wraps = False
-    for hook in HOOKS:
-        for implementation in getattr(manager.hook, hook).get_hookimpls():
-            if implementation.wrapper or implementation.hookwrapper:
-                wraps = True
-            else:
-                hooks[hook] = python_inspect.iscoroutinefunction(implementation.function)
-    if not hooks and not wraps:
-        unmarked = [hook for hook in HOOKS if callable(getattr(loaded, hook, None))]
-        found = f"it has {' and '.join(unmarked)} without @hookimpl" if unmarked else "it has no hook"
-        broken = f"{found}; put @hookimpl on the functions that implement one"
-    settings = None
-    if "register_settings" in hooks:
-        try:
-            made = call(bind(plugin, description.name).hooks["register_settings"], {})
-            if not is_settings(made):
-                broken = f"register_settings returned {made!r}; return a class made with @settings"
-            else:
-                settings = describe(made)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            broken = f"register_settings failed: {_cause(error)}"
-    summary = (python_inspect.getdoc(loaded) or "").strip().split("\n")[0]
-    return evolve(
-        description,
-        hooks=hooks,
-        settings=settings,
-        status="broken" if broken else "active",
-        cause=broken,
-        summary=summary,
+def _key(known: _Known) -> tuple[object, ...]:
+    """What a description belongs to: another version of a distribution may be another plugin."""
+    description = known.description
+    place = (
+        None if known.entry_point is None or known.entry_point.dist is None else known.entry_point.dist.locate_file("")
     )
-
-
-def _cause(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    # a frame of Python's own import machinery tells its reader nothing: it is there when the entry point's module is missing
-    known = frames and not frames[-1].filename.startswith("<frozen ")
-    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if known else ""
-    return f"{described(error)}{place}"
+    return (description.name, description.value, description.distribution, description.version, str(place))
 
 
 def _place(plugin: object) -> str:

@@ -263,7 +263,10 @@ class Settings:
         choices=("auto", "console", "json"),
     )
     executor: str = _setting(
-        "choice", "inline", "Where hooks run, unless a trigger says otherwise.", choices=("inline",)
+        "choice",
+        "process",
+        "Where hooks of installed plugins run, unless a trigger says otherwise; process takes Linux.",
+        choices=("process", "inline"),
     )
     query_memory_limit: int = _setting(
         "size",

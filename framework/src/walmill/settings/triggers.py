@@ -134,7 +134,7 @@ _MEMBERS: Mapping[str, _Check] = {
     "missed": _one_of({one: one for one in ("latest", "all", "skip")}),
     "grants": _texts,
     "derived": _flag,
-    "executor": _one_of({"inline": "inline"}),
+    "executor": _one_of({one: one for one in ("process", "inline")}),
     "run_async": _flag,
     "disabled": _flag,
     "start": _start,

@@ -116,7 +116,9 @@ def from_entry(entry: Entry, sequence: int, time: int) -> Commit:
     try:
         for section in entry.sections:
             if section.kind == "rows":
-                rows.append(RowsPart(section.meta["table"], decode_rows(section.data)))
+                data = section.data
+                encoded = data if isinstance(data, pa.Buffer) else None
+                rows.append(RowsPart(section.meta["table"], decode_rows(data), encoded))
             elif section.kind == "state":
                 state.append(StatePart(section.meta["space"], tuple(unpack_changes(section.data))))
             else:

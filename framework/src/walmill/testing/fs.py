@@ -334,6 +334,10 @@ class FaultyFile:
         """See `File.map`."""
         return self._state.seen.map()
 
+    def descriptor(self) -> int | None:
+        """See `File.descriptor`."""
+        return self._state.seen.descriptor()
+
     def size(self) -> int:
         """See `File.size`."""
         return self._state.seen.size()

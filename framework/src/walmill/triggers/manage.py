@@ -44,7 +44,7 @@ class NewTrigger:
         missed: What becomes of missed due times.
         grants: Other databases that its runs may use.
         derived: Whether `all_tables` and patterns see derived rows.
-        executor: Where its hooks run.
+        executor: Where its hooks run; None takes the default of the server, or `inline` for an object of the application.
         run_async: InfluxDB's setting.
         disabled: Whether it is created without being started.
         start: Where on_write begins: None (what is written after it), `start`, a sequence, or a time.
@@ -63,7 +63,7 @@ class NewTrigger:
     missed: str = "latest"
     grants: Sequence[str] = ()
     derived: bool = False
-    executor: str = "inline"
+    executor: str | None = None
     run_async: bool = False
     disabled: bool = False
     start: str | int | None = None
@@ -90,6 +90,11 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
         problems.append(f"missed={new.missed!r} is not one of latest, all, skip")
     if new.executor not in executors:
         problems.append(f"the executor {new.executor!r} is not one of {', '.join(executors)}")
+    elif new.executor != "inline" and not plugin.installed:
+        problems.append(
+            f"the plugin {new.plugin!r} is an object of the application's own process, so no other process can have it: take "
+            "the executor 'inline'"
+        )
     bounded: tuple[tuple[str, Any, int, int], ...] = (
         ("attempts", new.attempts, 1, 1000),
         ("max_concurrency", 1 if new.max_concurrency is None else new.max_concurrency, 1, 256),
@@ -163,7 +168,7 @@ def create_trigger(
         missed=_missed(new.missed),
         grants=tuple(new.grants),
         derived=new.derived,
-        executor=new.executor,
+        executor=new.executor or "inline",
         run_async=new.run_async,
         state="disabled" if new.disabled else "enabled",
         reason=CREATED_DISABLED if new.disabled else None,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import pyarrow as pa
 from attrs import frozen
 
 from walmill.errors import DataCorruption, Internal, Unavailable, WalmillError
@@ -551,6 +552,31 @@ class Log:
                     return
                 if header.count and header.first_sequence + header.count > sequence:
                     yield decode(segment.data, offset, segment.name)
+
+    def place_of(self, sequence: int, data: pa.Buffer) -> tuple[Segment, int] | None:
+        """Where bytes of an entry lie: segment and offset; None if the log does not have that segment any more.
+
+        Args:
+            sequence: Of the entry.
+            data: A part of it, as it was read from here.
+        """
+        segments = self._segments
+        place = bisect_right(segments, sequence, key=lambda segment: segment.header.first_sequence) - 1
+        if place < 0:
+            return None
+        offset = data.address - segments[place].data.address
+        return (segments[place], offset) if 0 <= offset <= segments[place].data.size - data.size else None
+
+    def descriptor(self, segment: Segment) -> int | None:
+        """A descriptor of a segment's file for another process, the caller's to close; None if there is none."""
+        try:
+            file = self._fs.open_readonly(self._path(segment.name))
+        except OSError:  # it was released meanwhile
+            return None
+        try:
+            return file.descriptor()
+        finally:
+            file.close()
 
     def sequence_at(self, time: int) -> int:
         """The first sequence whose commit time is at or after a time, ns; the next one if there is none."""

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from walmill.errors import PluginFailure
-from walmill.plugins.binding import BoundHook
+from walmill_worker.binding import BoundHook
+from walmill_worker.errors import PluginFailure
 
 
 def call(hook: BoundHook, values: Mapping[str, Any]) -> Any:

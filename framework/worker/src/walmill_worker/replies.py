@@ -9,8 +9,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from walmill.errors import PluginFailure
 from walmill_hookspecs import Response
+from walmill_worker.errors import PluginFailure
 
 JSON_TYPE = "application/json"
 TEXT_TYPE = "text/html; charset=utf-8"
@@ -125,3 +125,20 @@ def _plain(value: Any) -> Any:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def checked_answer(status: Any, headers: Any, body: Any, stream: Any) -> Answer:
+    """An answer that a worker made, checked again here.
+
+    Args:
+        status: HTTP status.
+        headers: Pairs.
+        body: The whole body.
+        stream: Where pieces come from, if it streams.
+
+    Raises:
+        PluginFailure: If it is none.
+    """
+    made = _make(bytes(body), status, {str(name): str(value) for name, value in headers}, None)
+    pairs = tuple((str(name), str(value)) for name, value in headers)
+    return Answer(made.status, pairs, made.body, stream)

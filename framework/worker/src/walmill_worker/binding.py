@@ -9,9 +9,9 @@ from typing import Any
 import pluggy
 from attrs import field, frozen
 
-from walmill.errors import PluginFailure, described
 from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
+from walmill_worker.errors import PluginFailure, described
 
 HOOKS = tuple(name for name, value in vars(specs).items() if hasattr(value, f"{PROJECT}_spec"))
 """The names of all hooks."""

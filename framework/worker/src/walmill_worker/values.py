@@ -22,7 +22,7 @@ def encode(value: Any) -> bytes:
         TypeError: For a value that cannot be stored, saying where to keep it instead.
     """
     try:
-        packed: bytes = msgpack.packb(value, default=_extend, strict_types=True)
+        packed: bytes = msgpack.packb(value, default=extend, strict_types=True)
     except RecursionError:
         raise TypeError("the value for ctx.cache holds itself, or is nested too deeply; keep it on self") from None
     except (OverflowError, ValueError) as error:
@@ -32,14 +32,19 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes) -> Any:
     """The value that `encode` was given: a copy of its own."""
-    return msgpack.unpackb(data, ext_hook=_restore, strict_map_key=False)
+    return msgpack.unpackb(data, ext_hook=restore, strict_map_key=False)
 
 
 def _pack(value: Any) -> bytes:
-    return bytes(msgpack.packb(value, default=_extend, strict_types=True))
+    return bytes(msgpack.packb(value, default=extend, strict_types=True))
 
 
-def _extend(value: Any) -> Any:
+def extend(value: Any) -> Any:
+    """What stands for a value that msgpack does not know; for `msgpack.packb`.
+
+    Raises:
+        TypeError: If it cannot be stored.
+    """
     kind = type(value)
     if kind is tuple:
         return msgpack.ExtType(_TUPLE, _pack(list(value)))
@@ -93,7 +98,8 @@ def _extend_arrays(value: Any, kind: type) -> Any:
     )
 
 
-def _restore(code: int, data: bytes) -> Any:
+def restore(code: int, data: bytes) -> Any:
+    """The value that such a stand-in means; for `msgpack.unpackb`."""
     match code:
         case 1:
             return tuple(decode(data))

@@ -1,0 +1,478 @@
+"""`process`: hooks run in worker processes, one for each run that a trigger may have at a time, held to limits from outside.
+
+Workers are forked from a zygote when there is something to do, end when there was nothing for a while, and are replaced when they
+end otherwise. The engine imports nothing of the plugin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from walmill.context.local import Limits
+from walmill.errors import Conflict, PluginFailure, Unavailable
+from walmill.isolation.base import Seat
+from walmill.isolation.seat import Process
+from walmill.isolation.warden import Warden, Watched, memory_of
+from walmill.isolation.zygote import Ended, Zygote, interpreter
+from walmill.observe.log import get_logger
+from walmill.wal.log import Log
+from walmill_hookspecs import TriggerInfo
+from walmill_hookspecs.settings import resolve_secret
+from walmill_worker.describe import Described
+from walmill_worker.wire import pair
+
+log = get_logger("walmill.workers")
+
+VARIABLES = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "PYTHONDONTWRITEBYTECODE",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+"""The environment variables of the server that a plugin sees, beside `LC_…`; others hold secrets."""
+
+
+@frozen(kw_only=True)
+class WorkerOptions:
+    """How worker processes are kept.
+
+    Attributes:
+        most: So many run at a time in one engine; who needs another one waits.
+        idle_seconds: One that had nothing to do for so long ends.
+        nice: How far they stand behind the engine.
+        start_seconds: What loading a plugin may take.
+        variables: Further environment variables of the server that plugins see.
+    """
+
+    most: int = 256
+    idle_seconds: float = 300.0
+    nice: int = 5
+    start_seconds: float = 60.0
+    variables: Sequence[str] = field(default=())
+
+
+@frozen(kw_only=True)
+class Source:
+    """Where a plugin is found.
+
+    Attributes:
+        value: Where its entry point points to.
+        wrappers: Name and entry point of others that wrap its hooks.
+        secrets: Names of its arguments that are secrets.
+    """
+
+    value: str
+    wrappers: tuple[tuple[str, str], ...] = ()
+    secrets: frozenset[str] = frozenset()
+
+
+def possible() -> bool:
+    """Whether this machine can run hooks in processes: that takes Linux."""
+    return sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(os, "memfd_create")
+
+
+class ProcessWorker:
+    """A plugin bound to one trigger, in up to so many processes.
+
+    Args:
+        executor: Makes the processes.
+        plugin: Name of the plugin.
+        source: Where it is found.
+        arguments: Of the trigger.
+        concurrency: Runs at a time.
+        trigger: What the plugin sees of the trigger.
+        limits: What a run may use.
+    """
+
+    def __init__(
+        self,
+        executor: ProcessExecutor,
+        plugin: str,
+        source: Source,
+        arguments: Mapping[str, Any],
+        concurrency: int,
+        trigger: TriggerInfo,
+        limits: Limits,
+    ) -> None:
+        self._executor = executor
+        self.plugin = plugin
+        self.source = source
+        self.arguments = arguments
+        self.trigger = trigger
+        self.limits = limits
+        self.hooks: Mapping[str, bool] = {}
+        self.settings: Any = None
+        self.retire: Callable[[Seat], Awaitable[None]] | None = None
+        self._concurrency = concurrency
+        self._idle: deque[Process] = deque()
+        self._busy: set[Process] = set()
+        self._making = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    @property
+    def processes(self) -> list[Process]:
+        """Its processes."""
+        return [*self._idle, *self._busy]
+
+    @property
+    def idle(self) -> Sequence[Process]:
+        """Its processes without a run, that which waits longest first."""
+        return self._idle
+
+    @property
+    def ready(self) -> bool:
+        """See `Worker.ready`."""
+        return bool(self._idle) and self._idle[-1].started and not self._closed
+
+    async def first(self) -> None:
+        """Makes its first process, so that what is wrong with the plugin shows at once."""
+        self.give(await self.take())
+
+    async def take(self) -> Seat:
+        """See `Worker.take`."""
+        while True:
+            if self._closed:
+                raise Unavailable("the trigger is being changed; send it again", retry_after=1)
+            if self._idle:
+                process = self._idle.pop()  # the last one is the warmest
+                self._busy.add(process)
+                return process
+            if len(self._busy) + self._making < self._concurrency:
+                break
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        self._making += 1
+        try:
+            process = await self._executor.make(self)
+        finally:
+            self._making -= 1
+            self._next()
+        if self._closed:
+            await process.end(1.0)
+            raise Unavailable("the trigger is being changed; send it again", retry_after=1)
+        self._busy.add(process)
+        return process
+
+    def give(self, seat: Seat) -> None:
+        """See `Worker.give`."""
+        assert isinstance(seat, Process)
+        self._busy.discard(seat)
+        seat.over()
+        if seat.alive and not self._closed:
+            self._idle.append(seat)
+            self._executor.given()
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def lost(self, process: Process) -> None:
+        """A process has ended."""
+        with contextlib.suppress(ValueError):
+            self._idle.remove(process)
+        self._busy.discard(process)
+        self._next()
+
+    async def let_go(self, process: Process) -> None:
+        """Ends a process that has nothing to do."""
+        with contextlib.suppress(ValueError):
+            self._idle.remove(process)
+        if self.retire is not None and process.alive:
+            self._busy.add(process)
+            try:
+                await self.retire(process)
+            finally:
+                self._busy.discard(process)
+        await process.end(1.0)
+
+    async def close(self) -> None:
+        """See `Worker.close`."""
+        for process in list(self._idle):
+            await self.let_go(process)
+        self._closed = True
+        while self._waiting:
+            self._next()
+        for process in list(self._busy):
+            process.kill("the trigger was closed")
+            await process.end(1.0)
+        self._executor.forget(self)
+
+
+class ProcessExecutor:
+    """Makes worker processes. Everything happens on the mill's loop.
+
+    Args:
+        source: Finds a plugin by name, for a worker that is to import it.
+        wal: The log that workers map.
+        options: How workers are kept.
+    """
+
+    name = "process"
+    isolates = True
+
+    def __init__(self, source: Callable[[str], Source], wal: Log | None, options: WorkerOptions) -> None:
+        self._source = source
+        self._wal = wal
+        self._options = options
+        self._warden = Warden()
+        self._workers: set[ProcessWorker] = set()
+        self._zygote: Zygote | None = None
+        self._directory: Path | None = None
+        self._numbers = itertools.count(1)
+        self._running = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweeping: set[asyncio.Task[None]] = set()
+        self.made = 0
+
+    @property
+    def zygote(self) -> Zygote | None:
+        """The process from which workers are forked, once there was need of one."""
+        return self._zygote
+
+    @property
+    def running(self) -> int:
+        """Workers that run."""
+        return self._running
+
+    async def open(
+        self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int, trigger: TriggerInfo, limits: Limits
+    ) -> ProcessWorker:
+        """See `Executor.open`."""
+        loop = asyncio.get_running_loop()
+        source = await loop.run_in_executor(None, self._source, plugin)
+        worker = ProcessWorker(self, plugin, source, arguments, concurrency, trigger, limits)
+        self._workers.add(worker)
+        try:
+            await worker.first()
+        except BaseException:
+            self._workers.discard(worker)
+            raise
+        return worker
+
+    async def describe(self, plugin: str, value: str) -> Described:
+        """What a plugin offers, found out in a fresh worker.
+
+        Args:
+            plugin: Name of the plugin.
+            value: Where its entry point points to.
+
+        Raises:
+            PluginFailure: If no worker can be made.
+        """
+        info = TriggerInfo(name="(inspection)", database="", plugin=plugin, spec="")
+        limits = Limits(seconds=None, memory=None, cpu=None)
+        process = await self._process(info, limits, lambda process: None)
+        try:
+            return Described.from_plain(await process.describe(plugin, value, self._options.start_seconds))
+        except PluginFailure as error:
+            return Described(broken=error.message)
+        except ValueError as error:
+            return Described(broken=str(error))
+        finally:
+            await process.end(1.0)
+
+    async def make(self, worker: ProcessWorker) -> Process:
+        """A process for a worker, with the plugin loaded; waits while there are too many.
+
+        Raises:
+            PluginFailure: If that is not possible.
+            BadSettings: If the trigger's arguments do not fit.
+        """
+        while self._running >= self._options.most and not await self._evict():
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+        arguments = {
+            name: resolve_secret(value) if name in worker.source.secrets and isinstance(value, str) else value
+            for name, value in worker.arguments.items()
+        }
+        process = await self._process(worker.trigger, worker.limits, worker.lost)
+        try:
+            worker.hooks = await process.open(
+                worker.plugin, worker.source.value, worker.source.wrappers, arguments, self._options.start_seconds
+            )
+        except BaseException:
+            await process.end(1.0)
+            raise
+        return process
+
+    async def _process(self, trigger: TriggerInfo, limits: Limits, lost: Callable[[Process], None]) -> Process:
+        if self._zygote is None:
+            python, path = interpreter()
+            self._zygote = Zygote(python, path, environment(self._options.variables))
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
+        number = next(self._numbers)
+        mine, theirs = pair()
+        mine.setblocking(False)
+        seen, output = os.pipe()
+        found: list[Process] = []
+        early: list[Ended] = []
+
+        def ended(how: Ended) -> None:
+            if found:
+                found[0].died(how)
+            else:
+                early.append(how)
+
+        self._running += 1
+        try:
+            forked = await self._zygote.fork(
+                theirs,
+                output,
+                directory=self._directory / str(number),
+                name=f"walmill:{trigger.name}",
+                nice=self._options.nice,
+                memory=limits.memory,
+                ended=ended,
+            )
+        except BaseException:
+            mine.close()
+            os.close(seen)
+            self._freed()
+            raise
+        finally:
+            theirs.close()
+            os.close(output)
+        watched = Watched(forked.pid, forked.pidfd, limits, base=memory_of(forked.pid))
+        self._warden.add(watched)
+
+        def over(process: Process) -> None:
+            self._freed()
+            lost(process)
+
+        process = Process(
+            mine,
+            seen,
+            watched,
+            number,
+            trigger=trigger,
+            limits=limits,
+            wal=self._wal,
+            warden=self._warden,
+            over=over,
+        )
+        found.append(process)
+        self.made += 1
+        if early:
+            process.died(early[0])
+        return process
+
+    def _freed(self) -> None:
+        self._running -= 1
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    async def _evict(self) -> bool:
+        """Ends the worker that has had nothing to do for longest; False if all have something to do."""
+        idle = [(process.idle_since, worker, process) for worker in self._workers for process in worker.idle]
+        if not idle:
+            return False
+        _, worker, process = min(idle, key=lambda one: one[0])
+        await worker.let_go(process)
+        return True
+
+    def given(self) -> None:
+        """A worker has nothing to do for now: it is looked at again when it may be let go of, and someone may wait for it."""
+        if self._waiting:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+                    break
+        if self._sweep is None:
+            delay = max(0.05, min(self._options.idle_seconds / 2, 10.0))
+            self._sweep = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._sweep = None
+        limit = time.monotonic() - self._options.idle_seconds
+        left = False
+        for worker in list(self._workers):
+            for process in list(worker.idle):
+                if process.idle_since <= limit:
+                    task = asyncio.get_running_loop().create_task(worker.let_go(process))
+                    self._sweeping.add(task)
+                    task.add_done_callback(self._sweeping.discard)
+                else:
+                    left = True
+        if left:
+            self.given()
+
+    def forget(self, worker: ProcessWorker) -> None:
+        """A worker is closed."""
+        self._workers.discard(worker)
+
+    async def close(self) -> None:
+        """See `Executor.close`."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for worker in list(self._workers):
+            await worker.close()
+        if self._zygote is not None:
+            self._zygote.close()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._warden.stop)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def environment(more: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of plugins: what is known to be harmless, and what the operator has named.
+
+    Args:
+        more: Names of further variables.
+    """
+    found = {
+        name: value for name, value in os.environ.items() if name in VARIABLES or name.startswith("LC_") or name in more
+    }
+    found |= {
+        "OPENBLAS_NUM_THREADS": "1",  # each thread would have a stack, and the share of a processor is one at most
+        "OMP_NUM_THREADS": found.get("OMP_NUM_THREADS", "1"),
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # a fork copies no threads
+        "PYTHONUNBUFFERED": "1",
+    }
+    return found
+
+
+def unavailable() -> Conflict:
+    """Why a trigger cannot have worker processes here."""
+    return Conflict(
+        "the executor 'process' needs Linux; on this machine take 'inline', which runs hooks in the server's own process and "
+        "cannot hold them to limits"
+    )

@@ -1,0 +1,6 @@
+"""What runs in Walmill's worker processes, and what the engine and its workers share."""
+
+from __future__ import annotations
+
+PROTOCOL = 1
+"""Version of what engine, zygote and workers say to each other: all three must have the same."""
