@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
-from walmill.dispatch.batches import zeros
 
 from walmill import create_app
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, Unavailable
 from walmill.fs.local import LocalFile, LocalFS
 from walmill_hookspecs import DisableTrigger, Line, RetryLater, SkipBatch, hookimpl
+from walmill_worker.batches import zeros
 
 Wait = Callable[[Callable[[], object]], None]
 

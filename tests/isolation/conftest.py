@@ -53,7 +53,8 @@ def runs(engine: Engine, trigger: str, database: str = "d") -> list[dict[str, An
     """The runs of a trigger, oldest first, as far as they are recorded."""
     try:
         found = engine.query(
-            "SELECT status, error, rows_in, rows_written, duration_ns, wait_ns, attempt, run_key FROM runs WHERE database = $d AND trigger = $t AND hook <> 'on_startup' ORDER BY time",
+            "SELECT status, error, rows_in, rows_written, duration_ns, wait_ns, attempt, run_key FROM runs "
+            "WHERE database = $d AND trigger = $t AND hook <> 'on_startup' ORDER BY time",
             {"d": database, "t": trigger},
             database="_internal",
         )

@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.isolation.conftest import lines, runs, state, wait
+
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-
 
 
 def make(engine: Engine, do: str, name: str = "t", plugin: str = "trouble", **more: Any) -> None:
     arguments = {"do": do, **more.pop("arguments", {})}
     spec = more.pop("spec", "table:cpu")
     engine.create_trigger(
-        database="d", name=name, plugin=plugin, spec=spec, arguments=arguments, policy=more.pop("policy", "skip"), **more
+        database="d",
+        name=name,
+        plugin=plugin,
+        spec=spec,
+        arguments=arguments,
+        policy=more.pop("policy", "skip"),
+        **more,
     )
 
 

@@ -87,6 +87,7 @@ class Engine(Triggers):
         self._log_place: str | None = None
         self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
+        self._processes: ProcessExecutor | None = None
         self._closed = False
         self._closing = threading.Lock()
         self.started_at = time.time()
@@ -169,7 +170,7 @@ class Engine(Triggers):
         self._watch = LoopWatch()
         executors: dict[str, Executor] = {"inline": InlineExecutor(self.registry.bind, self._watch)}
         if possible():
-            executors["process"] = ProcessExecutor(self._source, self._wal, options.workers)
+            self._processes = executors["process"] = ProcessExecutor(self._source, self._wal, options.workers)
         self.executors = tuple(executors)
         wanted = options.executor or "process"
         self.default_executor = wanted if wanted in executors else "inline"
@@ -184,6 +185,7 @@ class Engine(Triggers):
             stream=self._stream,
             pool=self._pool,
             limits=options.limits,
+            plugin_limits=options.plugin_limits,
             on_routes=self._set_routes,
         )
         self._committer = Committer(
@@ -570,6 +572,11 @@ class Engine(Triggers):
     def blocking_hooks(self) -> list[str]:
         """Async hooks that held the loop for more than 100 ms, as often as they did."""
         return list(self._watch.named)
+
+    def worker_processes(self) -> dict[str, Any]:
+        """The processes in which hooks run: `zygote` (a pid, or None), `count`, and `workers` (pid, trigger, whether a run
+        is there)."""
+        return {"zygote": None, "count": 0, "workers": []} if self._processes is None else self._processes.processes()
 
     @property
     def watchers(self) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import field, frozen
 
@@ -32,6 +33,8 @@ class EngineOptions:
         query_memory: Bytes that one query may use for sorting, joining and grouping.
         query_timeout: Seconds that one query may take.
         limits: What one run may use.
+        plugin_limits: Other limits for all triggers of a plugin: by plugin, then by the names of
+            `walmill.settings.limits.LIMITS`.
         executor: Where hooks of installed plugins run unless a trigger says otherwise: `process`, `inline`; None takes `process`
             where the machine can do that.
         workers: How worker processes are kept.
@@ -68,6 +71,7 @@ class EngineOptions:
     query_memory: int = 2 * 2**30
     query_timeout: float | None = 60.0
     limits: Limits = field(factory=Limits)
+    plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     executor: str | None = None
     workers: WorkerOptions = field(factory=WorkerOptions)
     disabled_plugins: Sequence[str] = ()

@@ -125,12 +125,20 @@ class Trouble:
             ctx.cache.put("query error", [type(error).__name__, str(error)])
         for bad in ("cpu v=", 5, [{"v": object()}], [{"v": float("inf")}]):
             try:
-                ctx.write(bad, table=None if isinstance(bad, str | int) else "bad", tags=None if isinstance(bad, str | int) else [])
+                ctx.write(
+                    bad,
+                    table=None if isinstance(bad, str | int) else "bad",
+                    tags=None if isinstance(bad, str | int) else [],
+                )
             except Exception as error:
-                ctx.cache.put(f"write error {type(bad).__name__}{len(str(bad)) > 8}", [type(error).__name__, str(error)])
+                ctx.cache.put(
+                    f"write error {type(bad).__name__}{len(str(bad)) > 8}", [type(error).__name__, str(error)]
+                )
 
     def do_tools(self, batch: Any, ctx: Any) -> None:
-        done = subprocess.run("printf 'a\\nb\\n' | gzip -c | gunzip -c | wc -l", shell=True, capture_output=True, check=True)
+        done = subprocess.run(
+            "printf 'a\\nb\\n' | gzip -c | gunzip -c | wc -l", shell=True, capture_output=True, check=True
+        )
         ctx.cache.put("lines", int(done.stdout))
         git = subprocess.run(["git", "init", "-q", "repository"], capture_output=True, text=True, check=False)
         ctx.cache.put("git", [git.returncode, git.stderr])
@@ -282,11 +290,20 @@ class Trouble:
 
     def do_wrong_arrow(self, event: Any, ctx: Any) -> None:
         """Gives Arrow data whose offsets point anywhere."""
+        import struct
+
         import pyarrow as pa
 
-        offsets = pa.py_buffer(b"\x00\x00\x00\x00\xff\xff\xff\x7f")
-        bad = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"abc")])
-        ctx.write(pa.table({"s": bad}), table="bad", tags=[])
+        from walmill_worker.wire import memory_file
+
+        sink = pa.BufferOutputStream()
+        table = pa.table({"s": ["abc"], "time": pa.array([1], pa.timestamp("ns"))})
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        data = sink.getvalue().to_pybytes()
+        place = data.rindex(struct.pack("<ii", 0, 3))  # the offsets of the one text
+        wrong = memory_file([data[:place], struct.pack("<ii", 0, 2**30), data[place + 8 :]])
+        ctx._run.engine.ask("write", {"table": "bad", "tags": [], "database": None}, [wrong])
 
     def do_burn(self, event: Any, ctx: Any) -> None:
         until = time.monotonic() + ctx.settings.amount

@@ -15,6 +15,7 @@ from walmill.settings.model import CONFIG_FILE, SETTINGS, SettingInfo, Settings
 F = TypeVar("F", bound=Callable[..., Any])
 
 _METAVARS = {
+    "part": "SHARE",
     "path": "PATH",
     "store": "PATH|URL",
     "address": "HOST:PORT",

@@ -62,6 +62,16 @@ def parse_arguments(given: Sequence[str]) -> dict[str, str]:
     type=click.Choice(("retry", "skip", "disable", "log")),
     help="What a failed run means; log is skip. Else retry.",
 )
+@click.option(
+    "--executor", type=click.Choice(("process", "inline")), help="Where its hooks run; else as the server is set."
+)
+@click.option("--timeout", metavar="DURATION|none", help="How long a run may take; then its process is killed.")
+@click.option("--memory", metavar="SIZE|none", help="Memory that a run may use, with all that it starts.")
+@click.option("--cpu", metavar="SHARE|none", help="Share of one processor that it may use, such as 0.5.")
+@click.option("--cpu-time", metavar="DURATION|none", help="Processor time that a run may use.")
+@click.option("--max-rows", "rows", metavar="N", help="Rows that a run may write.")
+@click.option("--max-log-lines", "log_lines", metavar="N", help="Lines that a run may log.")
+@click.option("--max-answer-size", "answer_size", metavar="SIZE", help="Bytes that an answer to a request may have.")
 @click.option("--methods", metavar="GET,POST", help="HTTP methods of a request trigger; else GET,POST.")
 @click.option("--max-concurrency", type=click.IntRange(1, 256), help="Runs at a time; else 1, and 4 for requests.")
 @click.option("--run-asynchronous", is_flag=True, help="InfluxDB's way to say --max-concurrency 4.")
@@ -83,6 +93,7 @@ def create_trigger(
     args: tuple[str, ...],
     more_args: tuple[str, ...],
     error_policy: str | None,
+    executor: str | None,
     methods: str | None,
     max_concurrency: int | None,
     run_asynchronous: bool,
@@ -90,6 +101,7 @@ def create_trigger(
     derived: bool,
     disabled: bool,
     name: str,
+    **limits: str | None,
 ) -> None:
     """Create the trigger NAME: bind a plugin to an event in a database."""
     arguments = parse_arguments([*args, *more_args])
@@ -124,6 +136,11 @@ def create_trigger(
         body["from"] = start
     if derived:
         body["derived"] = True
+    if executor is not None:
+        body["executor"] = executor
+    asked = {limit: value for limit, value in limits.items() if value is not None}
+    if asked:
+        body["limits"] = asked
     warning = client.create_trigger(body)
     click.echo(f"Trigger {name} created successfully")
     _warn(warning)

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from walmill.cache.state import Wish, database_space, trigger_space
 from walmill.context.effects import Effects
@@ -76,6 +76,29 @@ class Limits:
     cpu: float | None = 1.0
     cpu_seconds: float | None = None
     answer_bytes: int = 64 * 2**20
+
+    def with_named(self, named: Mapping[str, Any]) -> Limits:
+        """These limits with others in their place.
+
+        Args:
+            named: By the names of `walmill.settings.limits.LIMITS`.
+        """
+        changes = {_NAMES[name]: value for name, value in named.items() if name in _NAMES}
+        for name in ("seconds", "cpu_seconds"):
+            if changes.get(name) is not None:
+                changes[name] /= 1e9
+        return evolve(self, **changes)
+
+
+_NAMES = {
+    "timeout": "seconds",
+    "memory": "memory",
+    "cpu": "cpu",
+    "cpu_time": "cpu_seconds",
+    "rows": "rows",
+    "log_lines": "log_lines",
+    "answer_size": "answer_bytes",
+}
 
 
 @define(kw_only=True, eq=False)

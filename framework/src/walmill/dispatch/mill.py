@@ -77,6 +77,7 @@ class Mill:
         stream: The same, batch by batch.
         pool: Threads for what async hooks wait for.
         limits: What runs may use.
+        plugin_limits: What runs of single plugins may use instead, by plugin and name.
         on_routes: Called with the request triggers whenever they change; on the mill's loop.
     """
 
@@ -91,6 +92,7 @@ class Mill:
         stream: Ask,
         pool: Pool,
         limits: Limits,
+        plugin_limits: Mapping[str, Mapping[str, Any]],
         on_routes: Callable[[Sequence[Trigger], View], None],
     ) -> None:
         self._wal = wal
@@ -101,6 +103,7 @@ class Mill:
         self._stream = stream
         self._pool = pool
         self._limits = limits
+        self._plugin_limits = plugin_limits
         self._on_routes = on_routes
         self._committer: Committer | None = None
         self._view = View()
@@ -153,7 +156,8 @@ class Mill:
         try:
             self._watchers = self._registry.with_hook("on_run_end")
         except Exception as error:  # noqa: BLE001 - a plugin that cannot be bound watches nothing
-            log.warning("a plugin that watches runs could not be bound", error=str(error))
+            if not self._stopping:
+                log.warning("a plugin that watches runs could not be bound", error=str(error))
 
     @property
     def watchers(self) -> tuple[str, ...]:
@@ -461,7 +465,12 @@ class Mill:
             except NotFound:
                 return dict.fromkeys(trigger.arguments, "***")
 
-        station = Station(trigger, spec, database, self, self._executors[trigger.executor], self._limits, hide)
+        limits = self._limits.with_named(self._plugin_limits.get(trigger.plugin, {})).with_named(trigger.limits)
+        executor = self._executors.get(trigger.executor)
+        if executor is None:  # made on a machine that could do more than this one
+            log.warning("this machine lacks the trigger's executor", trigger=trigger.name, executor=trigger.executor)
+            executor = self._executors["inline"]
+        station = Station(trigger, spec, database, self, executor, limits, hide)
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":

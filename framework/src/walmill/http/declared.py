@@ -9,6 +9,7 @@ from walmill.engine import Engine
 from walmill.errors import WalmillError
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
+from walmill.settings.limits import parse_limits
 from walmill.settings.triggers import TriggerEntry
 from walmill.triggers.manage import POLICIES
 from walmill.triggers.spec import parse_spec
@@ -83,6 +84,7 @@ def differences(entry: TriggerEntry, trigger: Trigger) -> list[str]:
         "max_concurrency": (entry.max_concurrency, trigger.max_concurrency),
         "max_batch_rows": (entry.max_batch_rows, trigger.max_batch_rows),
         "executor": (entry.executor, trigger.executor),
+        "limits": (parse_limits(entry.limits)[0] or None, dict(trigger.limits)),
     }
     if spec.kind == "request" and entry.methods is not None:
         wanted["methods"] = (sorted(entry.methods), sorted(trigger.methods))

@@ -28,6 +28,7 @@ from walmill.http.auth import Auth
 from walmill.http.declared import create_declared
 from walmill.http.problems import send_json
 from walmill.http.site import Site
+from walmill.isolation.process import WorkerOptions
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
 from walmill.opening import Opening, Stopped, Told
@@ -152,7 +153,20 @@ def options_of(settings: Settings) -> EngineOptions:
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
         executor=settings.executor,
         limits=Limits(
-            rows=settings.max_run_rows, state_bytes=settings.max_state_size, log_lines=settings.max_log_lines
+            rows=settings.max_run_rows,
+            state_bytes=settings.max_state_size,
+            log_lines=settings.max_log_lines,
+            seconds=None if settings.run_timeout is None else settings.run_timeout / SECOND,
+            memory=settings.run_memory,
+            cpu=settings.run_cpu,
+            cpu_seconds=None if settings.run_cpu_time is None else settings.run_cpu_time / SECOND,
+            answer_bytes=settings.max_answer_size,
+        ),
+        plugin_limits=settings.plugin_limits,
+        workers=WorkerOptions(
+            most=settings.workers_max,
+            idle_seconds=settings.worker_idle / SECOND,
+            variables=settings.worker_env,
         ),
         disabled_plugins=settings.disabled_plugins,
         allowed_plugins=settings.allowed_plugins,

@@ -61,9 +61,7 @@ def new_trigger(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> NewTrig
         InvalidRequest: With all problems at once.
     """
     problems = [f"there is no member {name!r}; {did_you_mean(name, MEMBERS)}" for name in body if name not in MEMBERS]
-    table = {
-        name: value for name, value in body.items() if name in MEMBERS and name not in ("trigger_settings", "limits")
-    }
+    table = {name: value for name, value in body.items() if name in MEMBERS and name != "trigger_settings"}
     settings = body.get("trigger_settings", {})
     if not isinstance(settings, Mapping):
         problems.append(f"trigger_settings must be an object, not {settings!r:.60}")
@@ -77,10 +75,6 @@ def new_trigger(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> NewTrig
         table["error_behavior"] = table["error_behavior"].lower()
     if table.get("grants") == []:
         del table["grants"]
-    if body.get("limits"):
-        problems.append(
-            "limits cannot be enforced by the executor 'inline', which runs hooks in the engine's own process; leave limits away"
-        )
     missing = [name for name in ("db", "trigger_name", "trigger_specification") if name not in table]
     if "plugin" not in table and "plugin_filename" not in table:
         missing.append("plugin")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,11 @@ class ProcessWorker:
         return [*self._idle, *self._busy]
 
     @property
+    def busy(self) -> Set[Process]:
+        """Its processes with a run."""
+        return self._busy
+
+    @property
     def idle(self) -> Sequence[Process]:
         """Its processes without a run, that which waits longest first."""
         return self._idle
@@ -262,10 +267,23 @@ class ProcessExecutor:
         """The process from which workers are forked, once there was need of one."""
         return self._zygote
 
-    @property
-    def running(self) -> int:
-        """Workers that run."""
-        return self._running
+    def processes(self) -> dict[str, Any]:
+        """The processes that there are, as plain data; from any thread."""
+        return {
+            "zygote": None if self._zygote is None else self._zygote.pid,
+            "count": self._running,
+            "workers": [
+                {
+                    "pid": process.watched.pid,
+                    "database": worker.trigger.database,
+                    "trigger": worker.trigger.name,
+                    "running": process in worker.busy,
+                    "stopped": process.watched.stopped,
+                }
+                for worker in list(self._workers)
+                for process in worker.processes
+            ],
+        }
 
     async def open(
         self, plugin: str, arguments: Mapping[str, Any], *, concurrency: int, trigger: TriggerInfo, limits: Limits
@@ -311,10 +329,11 @@ class ProcessExecutor:
             PluginFailure: If that is not possible.
             BadSettings: If the trigger's arguments do not fit.
         """
-        while self._running >= self._options.most and not await self._evict():
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+        while self._running >= self._options.most:
+            if not await self._evict():
+                future = asyncio.get_running_loop().create_future()
+                self._waiting.append(future)
+                await future
         arguments = {
             name: resolve_secret(value) if name in worker.source.secrets and isinstance(value, str) else value
             for name, value in worker.arguments.items()

@@ -38,6 +38,7 @@ class Trigger:
         grants: Other databases that its runs may read and write; `*` for all.
         derived: Whether `all_tables` and patterns see rows that on_write runs wrote.
         executor: Where its hooks run.
+        limits: What its runs may use, by the names of `walmill.settings.limits.LIMITS`; what is not there is the server's.
         run_async: InfluxDB's setting, as it was given; it became `max_concurrency`.
         state: `enabled`; `disabled` by a person or the policy; `paused` by the engine.
         reason: Why it is not enabled.
@@ -63,6 +64,7 @@ class Trigger:
     grants: tuple[str, ...] = ()
     derived: bool = False
     executor: str = "inline"
+    limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False
     state: TriggerState = "enabled"
     reason: str | None = None

@@ -198,7 +198,7 @@ class Registry:
             description = self._active(name)
             if not description.installed:
                 raise PluginFailure(
-                    f"the plugin {name!r} is an object of this process, which no other process can have; take the executor 'inline'"
+                    f"the plugin {name!r} is an object of this process, which no other one can have; take the executor 'inline'"
                 )
             return description.value, tuple((one.name, one.value) for one in self._wrappers_for(description))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from walmill import units
 from walmill.errors import InvalidRequest
+from walmill.settings.limits import parse_limits
 from walmill.settings.model import CONFIG_FILE, PREFIX, SETTINGS, SettingInfo, Settings, Source, split_address
 from walmill.settings.nearest import did_you_mean
 from walmill.settings.triggers import TriggerEntry, parse_triggers
@@ -55,8 +56,9 @@ def load_settings(
     file = find_config_file(config_file, environ, directory)
     triggers: tuple[TriggerEntry, ...] = ()
     file_values: Mapping[str, Any] = {}
+    plugin_limits: Mapping[str, Mapping[str, Any]] = {}
     if file is not None:
-        file_values, triggers, wrong = _read_file(file)
+        file_values, triggers, plugin_limits, wrong = _read_file(file)
         problems += [f"{file}: {problem}" for problem in wrong]
     for name, info in SETTINGS.items():
         given = (flags or {}).get(name)
@@ -82,7 +84,7 @@ def load_settings(
             problems.append(f"{place}: {error.message}")
         else:
             sources[name] = source
-    settings = Settings(**values, triggers=triggers, sources=sources, config_file=file)
+    settings = Settings(**values, triggers=triggers, plugin_limits=plugin_limits, sources=sources, config_file=file)
     problems += settings.problems()
     if problems:
         raise InvalidRequest("; ".join(problems))
@@ -109,18 +111,33 @@ def find_config_file(named: Path | None, environ: Mapping[str, str], directory: 
     return path
 
 
-def _read_file(path: Path) -> tuple[Mapping[str, Any], tuple[TriggerEntry, ...], list[str]]:
-    """Settings, triggers and problems of a file."""
+def _read_file(path: Path) -> tuple[Mapping[str, Any], tuple[TriggerEntry, ...], dict[str, dict[str, Any]], list[str]]:
+    """Settings, triggers, limits of plugins and problems of a file."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return {}, (), [f"cannot be read as TOML: {reason}"]
+        return {}, (), {}, [f"cannot be read as TOML: {reason}"]
     triggers, problems = parse_triggers(data.pop("trigger", []))
+    limits, wrong = _plugin_limits(data.pop("plugin", {}))
+    problems += wrong
     for key in [key for key in data if key not in SETTINGS]:
         del data[key]
-        problems.append(f"there is no setting {key!r}; {did_you_mean(key, [*SETTINGS, 'trigger'])}")
-    return data, triggers, problems
+        problems.append(f"there is no setting {key!r}; {did_you_mean(key, [*SETTINGS, 'trigger', 'plugin'])}")
+    return data, triggers, limits, problems
+
+
+def _plugin_limits(tables: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The limits of the `[plugin.NAME]` tables."""
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        return {}, ["plugin must be tables: write [plugin.NAME.limits] above the limits of one"]
+    found: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for name, table in tables.items():
+        problems += [f"plugin {name!r}: there is no key {key!r}; known is limits" for key in table if key != "limits"]
+        found[name], wrong = parse_limits(table.get("limits", {}))
+        problems += [f"plugin {name!r}: {one}" for one in wrong]
+    return found, problems
 
 
 def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
@@ -140,6 +157,8 @@ def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
         return _parse_bool(given)
     if info.kind == "names":
         return _parse_names(info, given)
+    if info.kind == "part":
+        return _parse_part(info, given)
     if info.kind == "int" or (info.kind in ("size", "share", "duration") and isinstance(given, int)):
         return _parse_int(info, given)
     if not isinstance(given, str | Path):
@@ -184,6 +203,16 @@ def _parse_bool(given: Any) -> bool:
     if word not in _TRUE + _FALSE:
         raise InvalidRequest(f"{given!r} is not one of true, false")
     return word in _TRUE
+
+
+def _parse_part(info: SettingInfo, given: Any) -> float:
+    try:
+        value = float(given) if isinstance(given, str | int | float) and not isinstance(given, bool) else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0.01 <= value <= info.maximum:
+        raise InvalidRequest(f"{given!r} is no share: it must be a number from 0.01 to {info.maximum:,}, such as 0.5")
+    return value
 
 
 def _parse_names(info: SettingInfo, given: Any) -> tuple[str, ...] | None:

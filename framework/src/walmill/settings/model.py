@@ -17,7 +17,7 @@ from walmill import units
 from walmill.errors import InvalidRequest
 from walmill.settings.triggers import TriggerEntry
 
-Kind = Literal["path", "store", "address", "bool", "int", "size", "share", "duration", "choice", "names"]
+Kind = Literal["path", "store", "address", "bool", "int", "part", "size", "share", "duration", "choice", "names"]
 LogFormat = Literal["auto", "console", "json"]
 Origin = Literal["flag", "environment", "file", "default"]
 
@@ -76,6 +76,8 @@ class SettingInfo:
             return f"{value * 100:g}%" if 0 < value < 1 else units.format_size(int(value))
         if self.kind == "size":
             return units.format_size(value)
+        if self.kind == "part":
+            return f"{value:g}"
         if self.kind == "bool":
             return "true" if value else "false"
         if self.kind == "names":
@@ -300,6 +302,65 @@ class Settings:
         minimum=1,
         maximum=1000,
     )
+    run_timeout: int | None = _setting(
+        "duration",
+        60 * units.SECOND,
+        "How long one run may take; then its process is killed.",
+        minimum=units.MILLISECOND,
+        maximum=7 * units.DAY,
+        optional=True,
+    )
+    run_memory: int | None = _setting(
+        "size",
+        512 * _MIB,
+        "Memory that a worker may use beyond what an empty one has, with all that it starts.",
+        unit="bytes",
+        minimum=16 * _MIB,
+        maximum=2**50,
+        optional=True,
+    )
+    run_cpu: float | None = _setting(
+        "part",
+        1.0,
+        "Share of one processor that a worker may use: 0.5 is half of one.",
+        unit="processors",
+        maximum=1024,
+        optional=True,
+    )
+    run_cpu_time: int | None = _setting(
+        "duration",
+        None,
+        "Processor time that one run may use.",
+        minimum=units.MILLISECOND,
+        maximum=7 * units.DAY,
+        optional=True,
+    )
+    max_answer_size: int = _setting(
+        "size",
+        64 * _MIB,
+        "Bytes that the answer of a plugin to a request may have, or one piece of a streamed one.",
+        unit="bytes",
+        minimum=1024,
+        maximum=2**30,
+    )
+    workers_max: int = _setting(
+        "int",
+        256,
+        "Worker processes at a time; who needs another one waits.",
+        unit="processes",
+        minimum=1,
+        maximum=10_000,
+    )
+    worker_idle: int = _setting(
+        "duration",
+        300 * units.SECOND,
+        "A worker that had nothing to do for so long ends; the next event makes another one.",
+        minimum=10 * units.MILLISECOND,
+        maximum=7 * units.DAY,
+    )
+    worker_env: tuple[str, ...] = _setting(
+        "names", (), "Environment variables of the server that plugins see, beside those that are harmless."
+    )
     max_run_rows: int = _setting(
         "int", 1_000_000, "Rows that one run may write.", unit="rows", minimum=1, maximum=1_000_000_000
     )
@@ -321,6 +382,7 @@ class Settings:
     )
 
     triggers: tuple[TriggerEntry, ...] = ()
+    plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     sources: Mapping[str, Source] = field(factory=dict, eq=False, repr=False)
     config_file: Path | None = None
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import attrs
 from attrs import field, frozen
 
+from walmill.settings.limits import parse_limits
 from walmill.settings.nearest import did_you_mean
 
 POLICIES = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
@@ -38,6 +39,7 @@ class TriggerEntry:
         grants: Other databases that its runs may use.
         derived: Whether `all_tables` and patterns see derived rows.
         executor: Where its hooks run; None takes the server's.
+        limits: What its runs may use; what is left out is the server's.
         run_async: InfluxDB's setting.
         disabled: Whether it is made without being started.
         start: Where on_write begins: None (what is written after it is made), `start`, a sequence, or a time.
@@ -57,6 +59,7 @@ class TriggerEntry:
     grants: tuple[str, ...] = ()
     derived: bool = False
     executor: str | None = None
+    limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False
     disabled: bool = False
     start: str | int | None = None
@@ -120,6 +123,11 @@ def _arguments(value: Any) -> tuple[Any, str | None]:
     return {name: plain(one) for name, one in value.items()}, None
 
 
+def _limits(value: Any) -> tuple[Any, str | None]:
+    _, problems = parse_limits(value)
+    return value, "; ".join(problems) or None
+
+
 _MEMBERS: Mapping[str, _Check] = {
     "database": _text,
     "name": _text,
@@ -135,6 +143,7 @@ _MEMBERS: Mapping[str, _Check] = {
     "grants": _texts,
     "derived": _flag,
     "executor": _one_of({one: one for one in ("process", "inline")}),
+    "limits": _limits,
     "run_async": _flag,
     "disabled": _flag,
     "start": _start,
@@ -200,7 +209,7 @@ def _parse(table: Mapping[str, Any]) -> tuple[TriggerEntry | None, list[str]]:
         used[member] = key
         members[member], problem = _MEMBERS[member](value)
         if problem is not None:
-            shown = "" if member == "arguments" else f" {_shown(value)}"
+            shown = "" if member in ("arguments", "limits") else f" {_shown(value)}"
             problems.append(f"{key}{shown} {problem}")
     missing = [name for name in _REQUIRED if name not in used]
     if missing:

@@ -15,6 +15,7 @@ from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import BY_A_PERSON, CREATED_DISABLED, ErrorPolicy, MissedPolicy, Trigger
 from walmill.plugins.description import PluginDescription
+from walmill.settings.limits import LIMITS, parse_limits
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
 from walmill.triggers.spec import RequestSpec, Spec, parse_spec
@@ -45,6 +46,7 @@ class NewTrigger:
         grants: Other databases that its runs may use.
         derived: Whether `all_tables` and patterns see derived rows.
         executor: Where its hooks run; None takes the default of the server, or `inline` for an object of the application.
+        limits: What its runs may use: names and values as in `walmill.settings.limits`; what is left out is the server's.
         run_async: InfluxDB's setting.
         disabled: Whether it is created without being started.
         start: Where on_write begins: None (what is written after it), `start`, a sequence, or a time.
@@ -64,6 +66,7 @@ class NewTrigger:
     grants: Sequence[str] = ()
     derived: bool = False
     executor: str | None = None
+    limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False
     disabled: bool = False
     start: str | int | None = None
@@ -94,6 +97,14 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
         problems.append(
             f"the plugin {new.plugin!r} is an object of the application's own process, so no other process can have it: take "
             "the executor 'inline'"
+        )
+    limits, wrong = parse_limits(new.limits)
+    problems += wrong
+    apart = [name for name in limits if LIMITS[name].isolated]
+    if new.executor == "inline" and apart:
+        problems.append(
+            f"the limit {' and '.join(apart)} cannot be enforced by the executor 'inline', which runs hooks in the server's own "
+            "process: take the executor 'process', or leave it away"
         )
     bounded: tuple[tuple[str, Any, int, int], ...] = (
         ("attempts", new.attempts, 1, 1000),
@@ -169,6 +180,7 @@ def create_trigger(
         grants=tuple(new.grants),
         derived=new.derived,
         executor=new.executor or "inline",
+        limits=parse_limits(new.limits)[0],
         run_async=new.run_async,
         state="disabled" if new.disabled else "enabled",
         reason=CREATED_DISABLED if new.disabled else None,

@@ -9,6 +9,7 @@ from walmill.errors import NotFound
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.plugins.registry import Registry
+from walmill.settings.limits import show_all
 
 
 def show(
@@ -52,6 +53,7 @@ def show(
         "grants": list(trigger.grants),
         "derived": trigger.derived,
         "executor": trigger.executor,
+        "limits": show_all(trigger.limits),
         "created_at": trigger.created_at,
         "through": None if cursor is None else cursor.through,
         "last_fired": None if cursor is None else cursor.fired,

@@ -143,7 +143,11 @@ class Child:
             assert self._loop is not None
             self._loop.stop()
             return
-        if self._task is None and self._inbox:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Does what was kept, until something of it takes its time."""
+        while self._task is None and self._inbox:
             self._do(*self._inbox.popleft())
 
     def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -222,8 +226,8 @@ class Child:
         if not task.cancelled() and isinstance(task.exception(), Gone):
             assert self._loop is not None
             self._loop.stop()
-        elif self._inbox:
-            self._do(*self._inbox.popleft())
+        else:
+            self._go_on()
 
     def _open(self, message: Message) -> None:
         """Imports the plugin and binds it."""

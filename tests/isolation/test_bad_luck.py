@@ -1,0 +1,223 @@
+"""What a plugin may do to its worker, by accident or not: only its own run ends, and the engine goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.isolation.conftest import lines, runs, state, wait
+from tests.isolation.test_process import make, run, write
+
+from walmill.context.local import Limits
+from walmill.engine import Engine
+
+MIB = 2**20
+
+
+def alive(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def goes_on(engine: Engine) -> None:
+    """Another trigger of the same plugin works."""
+    make(engine, "copy", name="other")
+    write(engine, start=100)
+    wait(lambda: state(engine, "other", "rows") == 3)
+
+
+def opened(path: Path, **limits: Any) -> Engine:
+    return Engine.open(data_dir=path, shutdown_timeout=5.0, limits=Limits(**limits))
+
+
+@pytest.mark.parametrize("do", ["loop", "deaf", "sleep", "close_sockets"])
+def test_a_run_that_does_not_end_is_ended(tmp_path: Path, place: Path, do: str) -> None:
+    with opened(tmp_path, seconds=0.5, cpu=None) as engine:
+        found = run(engine, do)
+        assert found["status"] == "failed"
+        if do == "close_sockets":
+            assert "WorkerDied" in found["error"]
+        else:
+            assert found["error"] == "LimitExceeded: the run took longer than its limit of 0.5 s"
+            assert 0.5e9 <= found["duration_ns"] < 1.5e9
+        goes_on(engine)
+
+
+def test_memory_is_limited_with_an_error_that_python_can_say(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, memory=100 * MIB) as engine:
+        found = run(engine, "allocate")
+        assert found["status"] == "failed"
+        assert "memory limit of 100MB exceeded" in found["error"] or "memory limit of 100MiB exceeded" in found["error"]
+        goes_on(engine)
+
+
+def test_memory_of_children_counts(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, memory=200 * MIB) as engine:
+        found = run(engine, "allocate_in_children")
+        assert found["status"] == "failed"
+        assert found["error"].startswith("LimitExceeded: memory limit of 200M")
+        goes_on(engine)
+
+
+@pytest.mark.parametrize(
+    ("do", "error"),
+    [
+        ("segfault", "SIGSEGV"),
+        ("overflow", ""),
+        ("os_exit", "the status 9"),
+        ("garbage", "no message"),
+        ("endless", "longer than 65,536 bytes"),
+        ("pickle", "no message"),
+        ("lie", "no answer"),
+    ],
+)
+def test_a_worker_that_ends_or_talks_nonsense(tmp_path: Path, place: Path, do: str, error: str) -> None:
+    with opened(tmp_path, seconds=20.0) as engine:
+        mark = tmp_path / "exploded"
+        found = run(engine, do, arguments={"text": str(mark)})
+        assert found["status"] == "failed"
+        assert error in found["error"], found
+        assert not mark.exists()
+        goes_on(engine)
+
+
+@pytest.mark.parametrize(
+    ("do", "error"), [("cut", "not sealed"), ("wrong_arrow", "WriteError: the Arrow data cannot be read")]
+)
+def test_memory_that_cannot_be_trusted(tmp_path: Path, place: Path, do: str, error: str) -> None:
+    with opened(tmp_path, seconds=1.0) as engine:
+        found = run(engine, do)
+        assert found["status"] == "failed"
+        assert error in found["error"] or do == "cut"
+        goes_on(engine)
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_what_a_plugin_has_started_ends_with_its_worker(engine: Engine, dies: int) -> None:
+    make(engine, "fork", arguments={"amount": dies})
+    write(engine)
+    wait(lambda: "started" in lines(engine, "t"))
+    if not dies:
+        wait(lambda: state(engine, "t", "child"))
+        assert alive(state(engine, "t", "child"))
+        engine.disable_trigger("d", "t")
+    wait(lambda: not sleepers())
+
+
+def sleepers() -> list[str]:
+    """The processes that `do_fork` starts."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdigit() and int(one.name) != os.getpid():
+            try:
+                command = (one / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if command in (b"sleep\x001000\0", b"sleep\x001001\0", b"sleep\x001002\0"):
+                found.append(one.name)
+    return found
+
+
+def test_a_run_that_says_too_much(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, log_lines=50) as engine:
+        found = run(engine, "shout")
+        assert found["status"] == "ok"
+        said = wait(lambda: len(lines(engine, "t")) >= 50 and lines(engine, "t"))
+        assert len(said) == 50
+        assert "its limit" in said[-1]
+
+
+def test_a_run_that_writes_too_much(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, rows=2) as engine:
+        found = run(engine, "copy")
+        assert found["error"].startswith("LimitExceeded: the run would write 3 rows; its limit is 2")
+
+
+@pytest.mark.parametrize("do", ["change", "threads"])
+def test_what_one_run_leaves_behind_does_not_stop_the_next_one(engine: Engine, do: str) -> None:
+    make(engine, do)
+    key = "changed" if do == "change" else "threads"
+    for number in range(1, 4):
+        write(engine)
+        while state(engine, "t", key) != number:
+            time.sleep(0.01)
+    goes_on(engine)
+
+
+def test_a_zygote_that_dies(engine: Engine) -> None:
+    make(engine, "copy", policy="retry")
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 3)
+    zygote = engine.worker_processes()["zygote"]
+    os.kill(zygote, signal.SIGKILL)
+    wait(lambda: not alive(zygote))
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 6)
+    assert state(engine, "t", "startups") == 2
+
+
+def test_processor_time_is_limited(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, cpu_seconds=0.3, cpu=None) as engine:
+        found = run(engine, "loop")
+        assert found["error"] == "LimitExceeded: the run used more than its limit of 0.3 s of processor time"
+
+
+def test_a_share_of_a_processor_is_kept(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, cpu=0.25, seconds=30.0) as engine:
+        make(engine, "burn", arguments={"amount": 2})
+        write(engine)
+        wait(lambda: engine.worker_processes()["workers"])
+        pid = wait(lambda: [one["pid"] for one in engine.worker_processes()["workers"] if one["running"]])[0]
+        from walmill.isolation.warden import cpu_of
+
+        before, began = cpu_of(pid), time.monotonic()
+        time.sleep(1.0)  # a share is a share of some time
+        used = (cpu_of(pid) - before) / (time.monotonic() - began)
+        assert used < 0.45
+        wait(lambda: runs(engine, "t"))
+
+
+def test_idle_workers_end_and_come_back(tmp_path: Path, place: Path) -> None:
+    from walmill.isolation.process import WorkerOptions
+
+    with Engine.open(data_dir=tmp_path, workers=WorkerOptions(idle_seconds=0.1)) as engine:
+        make(engine, "copy")
+        write(engine)
+        wait(lambda: state(engine, "t", "rows") == 3)
+        wait(lambda: not engine.worker_processes()["workers"])
+        assert state(engine, "t", "shutdowns") == 1
+        write(engine)
+        wait(lambda: state(engine, "t", "rows") == 6)
+        assert state(engine, "t", "startups") == 2
+
+
+def test_no_more_workers_than_allowed(tmp_path: Path, place: Path) -> None:
+    from walmill.isolation.process import WorkerOptions
+
+    with Engine.open(data_dir=tmp_path, workers=WorkerOptions(most=2)) as engine:
+        for number in range(5):
+            make(engine, "copy", name=f"t{number}")
+        most = 0
+        for turn in range(3):
+            write(engine)
+            for number in range(5):
+                while state(engine, f"t{number}", "rows") != 3 * (turn + 1):
+                    most = max(most, engine.worker_processes()["count"])
+                    time.sleep(0.002)
+        assert most <= 2
+
+
+def test_workers_end_with_the_engine(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path) as engine:
+        make(engine, "sleep")
+        write(engine)
+        pid = wait(lambda: [one["pid"] for one in engine.worker_processes()["workers"] if one["running"]])[0]
+        assert not engine.close(0.1)
+        assert not alive(pid)
