@@ -24,7 +24,7 @@ from walmill.dispatch.station import Station
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError, described
-from walmill.isolation.base import Executor
+from walmill.isolation.base import Executor, Gate
 from walmill.isolation.batch import BatchSource
 from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
@@ -118,6 +118,7 @@ class Mill:
         self._matched: dict[int, list[tuple[int, Item]]] = {}
         self._revival: asyncio.TimerHandle | None = None
         self._patience = 0.0
+        self._held: tuple[int, list[Gate]] | None = None
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
         self._blocked = False
@@ -167,7 +168,7 @@ class Mill:
     async def pass_by(self) -> None:
         """Moves the cursors of triggers that nothing concerned lately, so that they hold no log; on the mill's loop."""
         for trigger, line in self._lines.items():
-            cursor = line.consumer.pass_by(self._view.sequence)
+            cursor = None if line.prepared else line.consumer.pass_by(self._view.sequence)
             if cursor is not None:
                 self.move(trigger, cursor)
 
@@ -310,6 +311,10 @@ class Mill:
 
     def published(self, published: Published) -> bool:
         """From the committer's thread: commits are durable. Says whether triggers may concern themselves with them."""
+        held = self._held
+        if held is not None and published.commits and held[0] == published.commits[-1].sequence:
+            for gate in held[1]:
+                gate.fire(published.at)
         try:
             self.loop.call_soon_threadsafe(self._published, published)
         except RuntimeError:  # the loop is closed: the log has it, and the next start will find it
@@ -353,9 +358,17 @@ class Mill:
             items = self._matched[commit.sequence] = self._items(commit)
             for trigger, item in items:
                 found[trigger] = None if trigger in found else item
+        gates = []
         for trigger, single in itertools.islice(found.items(), PREPARED_RUNS):
             if single is not None:
-                self._lines[trigger].prepare(single, view, moves.get(trigger))
+                gate = self._lines[trigger].prepare(single, view, moves.get(trigger))
+                if gate is not None:
+                    gates.append(gate)
+        # their runs get as far as they can before the committer may look for them
+        self.loop.call_soon(self._hold, commits[-1].sequence, gates)
+
+    def _hold(self, sequence: int, gates: list[Gate]) -> None:
+        self._held = (sequence, gates)
 
     def _published(self, published: Published) -> None:
         self._view = published.view

@@ -224,7 +224,11 @@ class Station:
         self.runs[state.run.id] = state
         self._seats[state.run.id] = seat
         try:
-            called = await seat.call(event.hook, event.values, state, gate)
+            try:
+                called = await seat.call(event.hook, event.values, state, gate)
+            except Exception as error:
+                log.exception("a run met an error of the engine's own", trigger=self.trigger.name)
+                called = Called(error=error)
             if not called.begun:
                 return Ended(end="cancelled", error="its commits did not become durable")
             if gate is not None and gate.at is not None:

@@ -99,7 +99,12 @@ class WriteLine:
         self._ahead: tuple[Batch, Gate] | None = None
         self.settled_rows = 0
 
-    def prepare(self, item: Item, view: View, saved: Cursor | None) -> None:
+    @property
+    def prepared(self) -> bool:
+        """Whether a run is held by a gate."""
+        return self._ahead is not None
+
+    def prepare(self, item: Item, view: View, saved: Cursor | None) -> Gate | None:
         """A commit for this trigger is being synced: its run is made ready, if it could begin at once, and held by a gate."""
         self.unprepare()
         batch = self.consumer.ahead(item, saved) if self.station.ready else None
@@ -107,6 +112,8 @@ class WriteLine:
             gate = Gate(asyncio.get_running_loop())
             self._ahead = (batch, gate)
             self._spawn(self._run(batch, gate, view))
+            return gate
+        return None
 
     def unprepare(self) -> None:
         """What was made ready does not begin."""

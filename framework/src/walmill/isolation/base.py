@@ -21,31 +21,58 @@ class Gate:
 
     Attributes:
         at: `time.perf_counter_ns()` when the commits became durable; None as long as they are not.
-        on_open: Called on the loop when it opens, before who waits goes on: with whether the run may begin.
     """
 
-    __slots__ = ("_future", "_lock", "at", "on_open")
+    __slots__ = ("_future", "_guard", "_lock", "_open", "_told", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._future: asyncio.Future[int | None] = loop.create_future()
+        self._guard = threading.Lock()
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._open = False
+        self._told: Callable[[bool], None] | None = None
         self.at: int | None = None
-        self.on_open: Callable[[bool], None] | None = None
+
+    def fire(self, at: int) -> None:
+        """Opens it for hooks that do not wait on the loop, from the committer's thread; `settle` follows."""
+        self._decide(at)
 
     def settle(self, at: int | None) -> None:
         """Opens it, on the loop.
 
         Args:
-            at: `time.perf_counter_ns()` when the commits became durable; None if they did not: the run must not begin.
+            at: `time.perf_counter_ns()` when the commits became durable; None if they did not: the run must not begin, unless
+                it was told that they did.
         """
         if self._future.done():
             return
-        self.at = at
-        if self.on_open is not None:
-            self.on_open(at is not None)
-        self._future.set_result(at)
+        self._decide(at)
+        self._future.set_result(self.at)
+
+    def _decide(self, at: int | None) -> None:
+        with self._guard:
+            if self._open:
+                return
+            self._open = True
+            self.at = at
+            told = self._told
+        if told is not None:
+            told(at is not None)
         self._lock.release()
+
+    def tell(self, told: Callable[[bool], None]) -> None:
+        """Has `told` called once, at its opening, with whether the run may begin; from the committer's thread or the loop."""
+        with self._guard:
+            if not self._open:
+                self._told = told
+                return
+        told(self.at is not None)
+
+    @property
+    def fired(self) -> bool:
+        """Whether the run was told that it may begin."""
+        return self.at is not None
 
     async def passed(self) -> bool:
         """Waits on the loop; whether the run may begin."""

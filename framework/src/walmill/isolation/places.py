@@ -61,7 +61,7 @@ def tell(batch: BatchSource, wal: Log, known: Known) -> Told:
     Raises:
         MemoryError: If rows had to be copied, and there is no memory for that.
     """
-    segments: list[list[int]] = []
+    segments: list[int] = []
     descriptors: list[int] = []
     loose: list[Any] = []
     end = 0
@@ -81,7 +81,7 @@ def tell(batch: BatchSource, wal: Log, known: Known) -> Told:
                         descriptor = wal.descriptor(segment)
                         if descriptor is not None:
                             descriptors.append(descriptor)
-                            segments.append([key, segment.data.size])
+                            segments.append(key)
                             known.numbers[key] = None
                     if key in known.numbers:
                         known.numbers.move_to_end(key)

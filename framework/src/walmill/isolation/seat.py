@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from walmill_worker.errors import RemoteError
 from walmill_worker.given import pack_given
 from walmill_worker.replies import checked_answer
 from walmill_worker.trouble import pack_error, unpack_error
-from walmill_worker.wire import Gone, Nonsense, Receiver, close_all, send
+from walmill_worker.wire import Gone, Nonsense, Receiver, close_all, pack, send
 
 DEATH_SECONDS = 2.0
 """After its socket closed, so long it is waited for word of how a process ended."""
@@ -40,6 +41,7 @@ MESSAGES = 64
 WAITING = 4096
 """More messages than this do not wait for a worker that does not read them: it is killed."""
 OUTPUT_BYTES = 64 * 1024
+_GO, _STAY = pack({"op": "go"}), pack({"op": "stay"})
 
 log = get_logger("walmill.workers")
 
@@ -95,7 +97,8 @@ class Process:
         self._wrong: str | None = None
         self._printed = b""
         self._lines = 0
-        loop = asyncio.get_running_loop()
+        self._sending = threading.Lock()
+        loop = self._loop = asyncio.get_running_loop()
         loop.add_reader(link, self._readable)
         loop.add_reader(output, self._printable)
 
@@ -201,11 +204,10 @@ class Process:
             if gate is None:
                 self._warden.begin(self.watched)
             else:
-                gate.on_open = self._opened
-                if gate.at is not None:
-                    self._opened(True)
+                gate.tell(self._opened)
                 if not await gate.passed():
                     return Called(begun=False)
+                self._warden.begin(self.watched)
             try:
                 answer = await waiting
             except _Died as death:
@@ -228,12 +230,17 @@ class Process:
         }
 
     def _opened(self, begin: bool) -> None:
-        """The gate of a held run opens."""
-        if begin:
-            self._send({"op": "go"})
-            self._warden.begin(self.watched)
-        else:
-            self._send({"op": "stay"})
+        """The gate of a held run opens; from the committer's thread, or on the loop."""
+        with self._sending:
+            if not self.alive:
+                return
+            try:
+                if not self._outbox:
+                    self._link.send(_GO if begin else _STAY)
+                    return
+            except OSError:  # it is full, or nobody is there
+                pass
+        self._loop.call_soon_threadsafe(self._send, {"op": "go" if begin else "stay"})
 
     def _called(self, hook: str, answer: Mapping[str, Any], state: RunState) -> Called:
         """What a worker says of a run that it has ended."""
@@ -499,7 +506,8 @@ class Process:
         loop.remove_writer(self._link)
         loop.remove_reader(self._output)
         self._warden.remove(self.watched)
-        self._link.close()
+        with self._sending:
+            self._link.close()
         os.close(self._output)
         os.close(self.watched.pidfd)
         for _, descriptors in self._outbox:

@@ -19,15 +19,16 @@ class Segments:
     def __init__(self) -> None:
         self._mapped: OrderedDict[int, pa.Buffer] = OrderedDict()
 
-    def learn(self, new: Sequence[Sequence[int]], descriptors: Sequence[int]) -> None:
+    def learn(self, new: Sequence[int], descriptors: Sequence[int]) -> None:
         """Maps segments that were not known; their descriptors are closed.
 
         Args:
-            new: Number and size of each.
+            new: Their numbers.
             descriptors: Of their files.
         """
-        for (number, size), descriptor in zip(new, descriptors, strict=True):
-            self._mapped[number] = pa.py_buffer(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
+        for number, descriptor in zip(new, descriptors, strict=True):
+            # as large as the file is: one that is full was cut to its end
+            self._mapped[number] = pa.py_buffer(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
             os.close(descriptor)
 
     def forget(self, numbers: Sequence[int]) -> None:
