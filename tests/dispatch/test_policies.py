@@ -467,3 +467,69 @@ def test_two_triggers_on_one_method_and_path(engine: Engine) -> None:
     engine.create_trigger(database="d", name="two", plugin="p", spec="request:a/{x}", methods=["POST"])
     with pytest.raises(Conflict, match="of the trigger 'one' in 'd'"):
         engine.create_trigger(database="e", name="three", plugin="p", spec="request:a/b")
+
+
+def test_one_bad_commit_among_many_is_the_only_one_that_is_given_up(engine: Engine, wait: Wait) -> None:
+    def picky(batch: Any, ctx: Any) -> None:
+        values = [row["v"] for table in batch.tables.values() for row in table.rows()]
+        ctx.cache.incr("rows", len(values))
+        ctx.write([Line("good", fields={"v": value}, time=int(value)) for value in values])
+        if 7.0 in values:
+            raise ValueError("seven")
+
+    engine.write("cpu v=0", database="d")
+    trigger(engine, picky, attempts=1, disabled=True, start="start")
+    for number in range(1, 20):
+        engine.write(f"cpu v={number} {number}", database="d")
+    engine.enable_trigger("d", "t")
+    wait(lambda: settled(engine) and engine.trigger("d", "t")["through"] >= 20)
+    letters = engine.query("SELECT line FROM dead_letters", database="_internal").column("line").to_pylist()
+    assert letters == ["cpu v=7.0 7"]
+    good = engine.query("SELECT v FROM good WHERE v > 0 ORDER BY v", database="d").column("v").to_pylist()
+    assert good == [float(number) for number in range(1, 20) if number != 7]
+
+
+def test_a_trigger_is_paused_after_many_failures_in_a_row_and_goes_on_where_it_was(engine: Engine, wait: Wait) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def depends(batch: Any, ctx: Any) -> None:
+        if broken.is_set():
+            raise OSError("the other server is down")
+        ctx.cache.incr("rows", batch.num_rows)
+
+    trigger(engine, depends, policy="skip", breaker=3, max_batch_rows=1)
+    for number in range(6):
+        engine.write(f"cpu v={number} {number}", database="d")
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")
+    shown = engine.trigger("d", "t")
+    assert shown["reason"] == "3 batches in a row failed, the last one with: OSError: the other server is down"
+    broken.clear()
+    engine.enable_trigger("d", "t")
+    wait(lambda: engine.run_counts.get(("d", "t", "ok"), 0) >= 4)
+    assert engine.run_counts["d", "t", "failed"] == 3
+
+
+def test_batches_are_gathered_for_a_while(engine: Engine, wait: Wait) -> None:
+    sizes: list[int] = []
+    trigger(engine, lambda batch, ctx: sizes.append(batch.num_rows), max_batch_wait="200ms")
+    for number in range(5):
+        engine.write(f"cpu v={number} {number}", database="d")
+    wait(lambda: sum(sizes) == 5)
+    assert len(sizes) <= 2
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_triggers_on_all_tables_that_all_write_end(engine: Engine, wait: Wait, derived: bool) -> None:
+    """Six of them make six runs of a client's commit; with derived rows each of those goes through the other five at most."""
+
+    def write(batch: Any, ctx: Any) -> None:
+        ctx.write(Line(f"made_{ctx.trigger.name}", fields={"n": 1}))
+
+    for number in range(6):
+        trigger(engine, write, "all_tables", f"t{number}", derived=derived)
+    engine.write("cpu v=1", database="d")
+    wait(lambda: settled(engine) and sum(engine.run_counts.values()) >= 6)
+    expected = 6 if not derived else 6 + 6 * 5 + 6 * 5 * 4 + 6 * 5 * 4 * 3 + 2 * 6 * 5 * 4 * 3 * 2
+    wait(lambda: settled(engine) and sum(engine.run_counts.values()) >= (6 if not derived else 100))
+    assert sum(engine.run_counts.values()) <= expected

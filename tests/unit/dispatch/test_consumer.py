@@ -19,6 +19,7 @@ from walmill.dispatch.consumer import (
     Instruction,
     Item,
     Move,
+    Pause,
     Save,
     Start,
     backoff,
@@ -100,6 +101,83 @@ def test_skip_moves_on() -> None:
     consumer.offer(Item(4))
     (batch,) = started(consumer.step(0.0))
     assert consumer.failed(batch.number, "boom", 0.0) == [Move(Cursor(through=4))]
+
+
+@pytest.mark.parametrize("policy", ["retry", "skip"])
+@pytest.mark.parametrize("bad", [{1}, {5}, {8}, {3, 4}, {1, 8}, set(range(1, 9))])
+def test_a_batch_that_fails_for_good_is_halved_until_what_fails_stands_alone(policy: str, bad: set[int]) -> None:
+    consumer = Consumer(Cursor(), policy=policy, attempts=1)
+    for sequence in range(1, 9):
+        consumer.offer(Item(sequence))
+    waiting = list(consumer.step(0.0))
+    done: list[int] = []
+    lost: list[int] = []
+    runs = 0
+    while waiting:
+        one = waiting.pop(0)
+        match one:
+            case Start(batch):
+                runs += 1
+                assert batch.first == batch.items[0].sequence
+                assert sequences(batch)[0] == len(done) + len(lost) + 1, "in order"
+                if bad & set(sequences(batch)):
+                    if policy == "skip" and len(batch.items) == 1:
+                        lost += sequences(batch)
+                    waiting += consumer.failed(batch.number, "boom", 0.0)
+                else:
+                    done += sequences(batch)
+                    waiting += consumer.committed(batch.number, Cursor(through=batch.last), 0.0)
+            case DeadLetter(batch):
+                assert len(batch.items) == 1
+                lost += sequences(batch)
+                waiting += consumer.committed(batch.number, Cursor(through=batch.last), 0.0)
+            case Save(cursor):
+                waiting += consumer.saved(cursor, 0.0)
+    assert set(lost) == bad
+    assert sorted(done + lost) == list(range(1, 9))
+    assert runs <= 15
+    assert consumer.cursor.through == 8
+
+
+def test_the_breaker_counts_failures_of_different_batches_in_a_row() -> None:
+    consumer = Consumer(Cursor(), policy="skip", breaker=3)
+    for sequence, good in ((1, False), (2, False), (3, True), (4, False), (5, False)):
+        consumer.offer(Item(sequence))
+        saved = consumer.step(0.0)
+        if isinstance(saved[0], Save):
+            saved = consumer.saved(saved[0].cursor, 0.0)
+        (batch,) = started(saved)
+        if good:
+            consumer.committed(batch.number, Cursor(through=sequence), 0.0)
+        else:
+            consumer.failed(batch.number, "boom", 0.0)
+    consumer.offer(Item(6))
+    (save,) = consumer.step(0.0)
+    assert isinstance(save, Save)
+    (batch,) = started(consumer.saved(save.cursor, 0.0))
+    assert consumer.failed(batch.number, "boom", 0.0) == [
+        Pause("3 batches in a row failed, the last one with: boom", batch)
+    ]
+    assert consumer.cursor.through == 5, "the last one is not skipped"
+    consumer.offer(Item(7))
+    assert consumer.step(0.0) == []
+
+
+def test_a_batch_waits_for_more_rows() -> None:
+    consumer = Consumer(Cursor(), max_batch_wait=0.5, max_batch_rows=10)
+    consumer.offer(Item(1, rows=4))
+    assert consumer.ahead(Item(2, rows=4)) is None
+    assert consumer.step(100.0) == []
+    assert consumer.wake_at() == pytest.approx(100.5)
+    consumer.offer(Item(2, rows=4))
+    assert consumer.step(100.2) == []
+    (batch,) = started(consumer.step(100.5))
+    assert sequences(batch) == [1, 2]
+    consumer.committed(batch.number, Cursor(through=2), 101.0)
+    assert consumer.wake_at() is None
+    consumer.offer(Item(3, rows=20))
+    (batch,) = started(consumer.step(101.0))
+    assert sequences(batch) == [3], "there are enough rows"
 
 
 def test_disable_stops_before_the_batch() -> None:

@@ -74,6 +74,12 @@ def parse_arguments(given: Sequence[str]) -> dict[str, str]:
 @click.option("--max-answer-size", "answer_size", metavar="SIZE", help="Bytes that an answer to a request may have.")
 @click.option("--methods", metavar="GET,POST", help="HTTP methods of a request trigger; else GET,POST.")
 @click.option("--max-concurrency", type=click.IntRange(1, 256), help="Runs at a time; else 1, and 4 for requests.")
+@click.option("--max-batch-rows", type=click.IntRange(1, 10_000_000), help="About how many rows a batch holds.")
+@click.option("--max-batch-wait", metavar="DURATION", help="How long a batch with fewer rows waits for more; else 0.")
+@click.option("--attempts", type=click.IntRange(1, 1000), help="Attempts that the policy retry makes.")
+@click.option(
+    "--breaker", type=click.IntRange(0), metavar="N", help="Failures in a row after which it is paused; 0 for never."
+)
 @click.option("--run-asynchronous", is_flag=True, help="InfluxDB's way to say --max-concurrency 4.")
 @click.option(
     "--from", "start", metavar="start|SEQ|TIME", help="Where on_write begins; else with what is written from now on."
@@ -96,6 +102,10 @@ def create_trigger(
     executor: str | None,
     methods: str | None,
     max_concurrency: int | None,
+    max_batch_rows: int | None,
+    max_batch_wait: str | None,
+    attempts: int | None,
+    breaker: int | None,
     run_asynchronous: bool,
     start: str | None,
     derived: bool,
@@ -132,6 +142,13 @@ def create_trigger(
         body["methods"] = [method.strip().upper() for method in methods.split(",") if method.strip()]
     if max_concurrency is not None:
         body["max_concurrency"] = max_concurrency
+    more = {
+        "max_batch_rows": max_batch_rows,
+        "max_batch_wait": max_batch_wait,
+        "attempts": attempts,
+        "breaker": breaker,
+    }
+    body.update({member: value for member, value in more.items() if value is not None})
     if start is not None:
         body["from"] = start
     if derived:

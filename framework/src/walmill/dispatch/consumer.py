@@ -112,7 +112,15 @@ class Disable:
     batch: Batch
 
 
-Instruction = Start | Fetch | Move | Save | DeadLetter | Disable
+@frozen
+class Pause:
+    """Pause the trigger: too many different batches failed one after the other; its cursor stays before the last of them."""
+
+    reason: str
+    batch: Batch
+
+
+Instruction = Start | Fetch | Move | Save | DeadLetter | Disable | Pause
 
 
 def backoff(attempt: int, chance: float) -> float:
@@ -136,6 +144,8 @@ class Consumer:
         attempts: How many attempts `retry` makes.
         max_concurrency: Batches under way at a time.
         max_batch_rows: About how many rows a batch holds.
+        max_batch_wait: Seconds that a batch with fewer rows waits for more.
+        breaker: After so many failures of different batches in a row the trigger is paused; 0 for never.
         chance: Gives numbers from 0 to 1.
         behind: From which sequence the log has to be read; None if everything is at hand.
     """
@@ -145,6 +155,8 @@ class Consumer:
     attempts: int = 5
     max_concurrency: int = 1
     max_batch_rows: int = 100_000
+    max_batch_wait: float = 0.0
+    breaker: int = 0
     chance: Callable[[], float] = lambda: 0.5
     backlog: deque[Item] = field(factory=deque)
     backlog_rows: int = 0
@@ -153,6 +165,9 @@ class Consumer:
     running: dict[int, Batch] = field(factory=dict)
     waiting: list[tuple[float, Batch]] = field(factory=list)
     giving_up: dict[int, Batch] = field(factory=dict)
+    halves: deque[Batch] = field(factory=deque)
+    failures: int = 0
+    since: float | None = None
     handed: int = 0
     stopped: bool = False
     unsaved: bool = False
@@ -172,6 +187,11 @@ class Consumer:
         self.backlog.append(item)
         self.backlog_rows += item.rows
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way or waits for its turn."""
+        return bool(self.backlog or self.running or self.waiting or self.giving_up or self.halves or self.cursor.done)
+
     def pass_by(self, sequence: int) -> Cursor | None:
         """Notes that nothing up to a sequence concerns the trigger, when it has nothing to do.
 
@@ -181,8 +201,7 @@ class Consumer:
         Returns:
             The cursor, if it moved.
         """
-        busy = self.backlog or self.running or self.waiting or self.giving_up or self.cursor.done
-        if busy or self.stopped or self.behind is not None or sequence <= self.cursor.through:
+        if self.busy or self.stopped or self.behind is not None or sequence <= self.cursor.through:
             return None
         self.cursor = self.cursor.move(sequence, ())
         return self.cursor
@@ -194,8 +213,9 @@ class Consumer:
             item: The commit.
             saved: The cursor of this trigger that becomes durable with it.
         """
-        busy = self.backlog or self.running or self.waiting or self.giving_up or self.cursor.done
-        if busy or self.stopped or self.behind is not None or item.sequence <= self.cursor.through:
+        if self.busy or self.stopped or self.behind is not None or item.sequence <= self.cursor.through:
+            return None
+        if self.max_batch_wait and item.rows < self.max_batch_rows:
             return None
         if self.unsaved and saved != self.cursor:
             return None
@@ -241,10 +261,15 @@ class Consumer:
                 break  # a batch that waits for its next attempt keeps its place: order
             if len(self.cursor.done) >= self.max_concurrency and (self.running or self.giving_up or self.waiting):
                 break  # the oldest one is slow: the cursor stays small
+            if self.halves:
+                found.append(self._start(self.halves.popleft()))
+                continue
             if not self.backlog:
                 if self.behind is not None and not self.fetching:
                     self.fetching = True
                     found.append(Fetch(self.behind))
+                break
+            if self._gathers(now):
                 break
             if self.unsaved:
                 if not self.saving:
@@ -256,7 +281,22 @@ class Consumer:
 
     def wake_at(self) -> float | None:
         """When `step` should be called again, seconds; None if nothing waits for time."""
-        return min((when for when, _ in self.waiting), default=None)
+        times = [when for when, _ in self.waiting]
+        if self.since is not None and not self.stopped:
+            times.append(self.since + self.max_batch_wait)
+        return min(times, default=None)
+
+    def _gathers(self, now: float) -> bool:
+        """Whether the next batch still waits for more rows. What is read back from the log has waited long enough."""
+        if not self.max_batch_wait or self.behind is not None or self.backlog_rows >= self.max_batch_rows:
+            self.since = None
+            return False
+        if self.since is None:
+            self.since = now
+        if now - self.since < self.max_batch_wait:
+            return True
+        self.since = None
+        return False
 
     def _take(self) -> Batch:
         first = self.backlog.popleft()
@@ -284,17 +324,23 @@ class Consumer:
         open_firsts = [batch.first for key, batch in self.running.items() if key != number]
         open_firsts += [batch.first for key, batch in self.giving_up.items() if key != number]
         open_firsts += [batch.first for _, batch in self.waiting if batch.number != number]
+        open_firsts += [batch.first for batch in self.halves]
         return min(open_firsts) - 1 if open_firsts else self.handed
 
     def committed(self, number: int, cursor: Cursor, now: float) -> list[Instruction]:
         """The run succeeded and its effect is in the log, with this cursor."""
-        self.running.pop(number, None)
+        if self.running.pop(number, None) is not None:
+            self.failures = 0
         self.giving_up.pop(number, None)
         self.cursor = self.cursor.move(cursor.through, cursor.done)
         return self._tidy(now)
 
     def without_effect(self, number: int, now: float) -> list[Instruction]:
         """The run is done with (success, skipped) and there was nothing to commit."""
+        self.failures = 0
+        return self._without_effect(number, now)
+
+    def _without_effect(self, number: int, now: float) -> list[Instruction]:
         batch = self.running.pop(number)
         through = self.through_if_done(number)
         self.cursor = self.cursor.finish(batch.first, batch.last, through)
@@ -321,12 +367,19 @@ class Consumer:
         if self.policy == "disable":
             self.stopped = True
             return [Disable(error, batch)]
-        if self.policy == "skip":
-            self.running[number] = batch
-            return self.without_effect(number, now)
-        if batch.attempt < self.attempts:
+        if self.policy != "skip" and batch.attempt < self.attempts:
             self._wait(batch, now + backoff(batch.attempt, self.chance()))
             return self.step(now)
+        if len(batch.items) > 1:
+            self._halve(batch)
+            return self.step(now)
+        self.failures += 1
+        if self.breaker and self.failures >= self.breaker:
+            self.stopped = True
+            return [Pause(f"{self.failures} batches in a row failed, the last one with: {error}", batch)]
+        if self.policy == "skip":
+            self.running[number] = batch
+            return self._without_effect(number, now)
         self.giving_up[number] = batch
         return [DeadLetter(batch, error, (batch.first, batch.last), self.through_if_done(number))]
 
@@ -349,12 +402,21 @@ class Consumer:
         batch = self.running.pop(number)
         self.stopped = True
         self.backlog.clear()
+        self.halves.clear()
         self.backlog_rows = 0
         self.behind = batch.first if self.behind is None else min(batch.first, self.behind)
 
     def stop(self) -> None:
         """Starts nothing more."""
         self.stopped = True
+
+    def _halve(self, batch: Batch) -> None:
+        """Cuts a batch that failed for good in two, each to be tried once: so that what fails stands alone in the end."""
+        middle = len(batch.items) // 2
+        parts = (batch.items[:middle], batch.items[middle:])
+        for first, items in zip((parts[1][0].sequence, batch.first), reversed(parts), strict=True):
+            self._numbers += 1
+            self.halves.appendleft(Batch(self._numbers, items, batch.attempt, first))
 
     def _wait(self, batch: Batch, when: float) -> None:
         self.waiting.append((when, evolve(batch, attempt=batch.attempt + 1)))

@@ -36,7 +36,7 @@ from walmill.store.committer import Committer, Published
 from walmill.store.draft import Draft
 from walmill.store.submission import Define, Flush, Submission, Ticket
 from walmill.store.view import View
-from walmill.triggers.manage import disable_trigger
+from walmill.triggers.manage import disable_trigger, pause_trigger
 from walmill.triggers.spec import parse_spec
 from walmill.wal.log import Log
 from walmill_worker.binding import Binding
@@ -246,6 +246,18 @@ class Mill:
             self.submit(Define(decide))
         except Unavailable:
             log.warning("the engine stops before the trigger was disabled", trigger=trigger.name)
+
+    def pause(self, trigger: Trigger, reason: str) -> None:
+        """Has a trigger paused, with a commit."""
+
+        def decide(draft: Draft) -> None:
+            pause_trigger(draft, trigger.id, trigger.generation, reason[:4096])
+
+        log.error("a trigger is paused", trigger=trigger.name, reason=reason)
+        try:
+            self.submit(Define(decide))
+        except Unavailable:
+            log.warning("the engine stops before the trigger was paused", trigger=trigger.name)
 
     def save(self, failed: Callable[[], None]) -> None:
         """Has the cursors that moved written now: one frame for all that ask in the same round of the loop."""

@@ -18,6 +18,7 @@ from walmill.dispatch.consumer import (
     Instruction,
     Item,
     Move,
+    Pause,
     Save,
     Start,
     backoff,
@@ -69,6 +70,9 @@ class WriteHost(StationHost, Protocol):
     def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
         """Has the trigger disabled, with a commit."""
 
+    def pause(self, trigger: Trigger, reason: str) -> None:
+        """Has the trigger paused, with a commit."""
+
     def batch_memo(self) -> dict[Any, BatchSource]:
         """Batches built for this round, so that many triggers on one commit share one."""
 
@@ -92,6 +96,8 @@ class WriteLine:
             attempts=trigger.attempts,
             max_concurrency=trigger.max_concurrency,
             max_batch_rows=trigger.max_batch_rows,
+            max_batch_wait=trigger.max_batch_wait / 1e9,
+            breaker=trigger.breaker,
             chance=random.random,
         )
         self._timer: asyncio.TimerHandle | None = None
@@ -164,9 +170,11 @@ class WriteLine:
                     asyncio.get_running_loop().call_soon(self._fetch, sequence)
                 case DeadLetter():
                     self._spawn(self._bury(instruction))
+                case Pause(reason, _):
+                    self._host.pause(self.station.trigger, reason)
                 case Disable(reason, _):
                     self._host.disable(self.station.trigger, reason, self._traceback)
-        if self.consumer.waiting or self._timer is not None:
+        if self.consumer.waiting or self.consumer.since is not None or self._timer is not None:
             self._arm()
 
     _traceback = ""
@@ -354,6 +362,7 @@ class WriteLine:
                 *self.consumer.running.values(),
                 *self.consumer.giving_up.values(),
                 *(batch for _, batch in self.consumer.waiting),
+                *self.consumer.halves,
             )
         )
         behind = self.consumer.behind

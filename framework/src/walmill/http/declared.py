@@ -83,6 +83,7 @@ def differences(entry: TriggerEntry, trigger: Trigger) -> list[str]:
         "attempts": (entry.attempts, trigger.attempts),
         "max_concurrency": (entry.max_concurrency, trigger.max_concurrency),
         "max_batch_rows": (entry.max_batch_rows, trigger.max_batch_rows),
+        "breaker": (entry.breaker, trigger.breaker),
         "executor": (entry.executor, trigger.executor),
         "limits": (parse_limits(entry.limits)[0] or None, dict(trigger.limits)),
     }

@@ -37,6 +37,8 @@ MEMBERS = (
     "methods",
     "max_concurrency",
     "max_batch_rows",
+    "max_batch_wait",
+    "breaker",
     "attempts",
     "missed",
     "grants",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgpack
 import pyarrow as pa
@@ -24,6 +25,8 @@ from walmill_worker.given import unpack_given
 from walmill_worker.values import decode, encode
 from walmill_worker.wire import map_file, table_file
 
+WAITING = ("write_now", "checkpoint")
+"""Calls that wait for a commit: `later`; others go to a thread."""
 LOOP_BYTES = 8 * 1024
 """What a call gives is converted on the loop up to this size, and by a thread beyond it."""
 INLINE_BYTES = 32 * 1024
@@ -33,7 +36,6 @@ STREAMS = 64
 """So many streams a run may have open."""
 
 Answer = tuple[Any, int | None]
-T = TypeVar("T")
 
 
 class Calls:
@@ -48,10 +50,10 @@ class Calls:
         self._context = LocalAsyncContext(state)
         self._streams: dict[int, Any] = {}
         self._numbers = itertools.count(1)
-        self._converting = asyncio.Lock()
+        self._converting = threading.Lock()
 
     def at_once(self, what: str, given: Mapping[str, Any], descriptors: list[int]) -> Answer | None:
-        """Does what takes no time here and now; None if it has to be awaited with `later`.
+        """Does what takes no time here and now; None if it takes time.
 
         Raises:
             BaseException: What the call raises where the plugin called it.
@@ -80,31 +82,32 @@ class Calls:
                 return None, None
         return None
 
-    async def later(self, what: str, given: Mapping[str, Any], descriptors: list[int]) -> Answer:
-        """Does what waits for something."""
+    def in_thread(self, what: str, given: Mapping[str, Any], descriptors: list[int]) -> Answer:
+        """Does in a thread what takes time and waits for no commit."""
         match what:
             case "write":
-                async with self._converting:
-                    await self._in_thread(lambda: self._context.write(_data(given, descriptors), **_where(given)))
-                return None, None
-            case "write_now":
-                async with self._converting:
-                    return await self._context.write_now(
-                        await self._in_thread(lambda: _data(given, descriptors)), **_where(given)
-                    ), None
-            case "checkpoint":
-                await self._context.checkpoint(given["through"])
+                with self._converting:
+                    self._context.write(_data(given, descriptors), **_where(given))
                 return None, None
             case "query":
-                return await self._in_thread(lambda: self._query(given))
+                return self._query(given)
             case "stream":
-                return await self._in_thread(lambda: self._stream(given))
+                return self._stream(given)
             case "batch":
                 stream = self._streams.get(given["stream"])
                 if stream is None:
                     raise QueryError("the stream is closed")
-                return await self._in_thread(lambda: self._batch(stream))
+                return self._batch(stream)
         raise ValueError(f"there is no call {what!r:.40}")
+
+    async def later(self, what: str, given: Mapping[str, Any], descriptors: list[int]) -> Answer:
+        """Does what waits for a commit."""
+        if what == "checkpoint":
+            await self._context.checkpoint(given["through"])
+            return None, None
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self.state.host.pool, _data, given, descriptors)
+        return await self._context.write_now(data, **_where(given)), None
 
     def close(self) -> None:
         """Closes the streams that the run has left open."""
@@ -112,15 +115,24 @@ class Calls:
             stream.close()
         self._streams.clear()
 
-    async def _in_thread(self, act: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.state.host.pool, act)
-
     def _cache(self, given: Mapping[str, Any]) -> RunCache:
         self.state.check()
         return self.state.cache.shared if given["shared"] else self.state.cache
 
     def _query(self, given: Mapping[str, Any]) -> Answer:
-        return _told(self._context.query_here(given["sql"], _params(given), given["database"]))
+        stream = self._context.stream_here(given["sql"], _params(given), given["database"])
+        try:
+            first, size = [], 0
+            while size <= INLINE_BYTES and (batch := self._context.next_batch(stream)) is not None:
+                first.append(batch)
+                size += batch.nbytes
+            if size <= INLINE_BYTES:
+                return _told(stream.schema, first)
+            # the rest is written while the query makes it
+            rest = iter(lambda: self._context.next_batch(stream), None)
+            return None, table_file(stream.schema, itertools.chain(first, rest))
+        finally:
+            stream.close()
 
     def _stream(self, given: Mapping[str, Any]) -> Answer:
         if len(self._streams) >= STREAMS:
@@ -132,15 +144,16 @@ class Calls:
 
     def _batch(self, stream: Any) -> Answer:
         batch = self._context.next_batch(stream)
-        return (None, None) if batch is None else _told(pa.Table.from_batches([batch]))
+        return (None, None) if batch is None else _told(batch.schema, [batch])
 
 
-def _told(table: pa.Table) -> Answer:
-    if table.nbytes > INLINE_BYTES:
-        return None, table_file(table)
+def _told(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> Answer:
+    if sum(batch.nbytes for batch in batches) > INLINE_BYTES:
+        return None, table_file(schema, batches)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     return sink.getvalue().to_pybytes(), None
 
 

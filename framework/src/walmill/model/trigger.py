@@ -33,6 +33,8 @@ class Trigger:
         attempts: How many attempts `retry` makes before the dead letter.
         max_concurrency: How many runs at a time.
         max_batch_rows: About how many rows one batch holds; a commit is never cut.
+        max_batch_wait: How long a batch with fewer rows waits for more, ns.
+        breaker: After so many failures of different batches in a row it is paused; 0 for never.
         methods: HTTP methods of a request trigger.
         missed: What becomes of due times that were missed.
         grants: Other databases that its runs may read and write; `*` for all.
@@ -59,6 +61,8 @@ class Trigger:
     attempts: int = 5
     max_concurrency: int = 1
     max_batch_rows: int = 100_000
+    max_batch_wait: int = 0
+    breaker: int = 20
     methods: tuple[str, ...] = ("GET", "POST")
     missed: MissedPolicy = "latest"
     grants: tuple[str, ...] = ()

@@ -34,6 +34,8 @@ class TriggerEntry:
         attempts: How many attempts `retry` makes; None takes the server's.
         max_concurrency: Runs at a time; None takes the default of its kind.
         max_batch_rows: About how many rows a batch holds; None takes the server's.
+        max_batch_wait: How long a batch with fewer rows waits for more.
+        breaker: After so many failures in a row it is paused; None takes the server's.
         methods: HTTP methods of a request trigger; None takes GET and POST.
         missed: What becomes of missed due times.
         grants: Other databases that its runs may use.
@@ -54,6 +56,8 @@ class TriggerEntry:
     attempts: int | None = None
     max_concurrency: int | None = None
     max_batch_rows: int | None = None
+    max_batch_wait: str | int = 0
+    breaker: int | None = None
     methods: tuple[str, ...] | None = None
     missed: str = "latest"
     grants: tuple[str, ...] = ()
@@ -123,6 +127,11 @@ def _arguments(value: Any) -> tuple[Any, str | None]:
     return {name: plain(one) for name, one in value.items()}, None
 
 
+def _duration(value: Any) -> tuple[Any, str | None]:
+    good = (isinstance(value, str) and value) or (isinstance(value, int) and not isinstance(value, bool) and value == 0)
+    return value, None if good else "must be a duration, such as '500ms'"
+
+
 def _limits(value: Any) -> tuple[Any, str | None]:
     _, problems = parse_limits(value)
     return value, "; ".join(problems) or None
@@ -138,6 +147,8 @@ _MEMBERS: Mapping[str, _Check] = {
     "attempts": _count(1, 1000),
     "max_concurrency": _count(1, 256),
     "max_batch_rows": _count(1, 10_000_000),
+    "max_batch_wait": _duration,
+    "breaker": _count(0, 1_000_000),
     "methods": _methods,
     "missed": _one_of({one: one for one in ("latest", "all", "skip")}),
     "grants": _texts,

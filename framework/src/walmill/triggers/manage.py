@@ -19,6 +19,7 @@ from walmill.settings.limits import LIMITS, parse_limits
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
 from walmill.triggers.spec import RequestSpec, Spec, parse_spec
+from walmill.units import HOUR, parse_duration
 
 POLICIES: Mapping[str, ErrorPolicy] = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
 """The error policies by name; `log` is InfluxDB's name for `skip`."""
@@ -41,6 +42,8 @@ class NewTrigger:
         attempts: How many attempts `retry` makes.
         max_concurrency: Runs at a time; None takes 1, or 4 for requests and for `run_async`.
         max_batch_rows: About how many rows a batch holds.
+        max_batch_wait: How long a batch with fewer rows waits for more: a duration as text, or ns.
+        breaker: After so many failures of different batches in a row it is paused; 0 for never.
         methods: HTTP methods of a request trigger.
         missed: What becomes of missed due times.
         grants: Other databases that its runs may use.
@@ -61,6 +64,8 @@ class NewTrigger:
     attempts: int = 5
     max_concurrency: int | None = None
     max_batch_rows: int = 100_000
+    max_batch_wait: str | int = 0
+    breaker: int = 20
     methods: Sequence[str] | None = None
     missed: str = "latest"
     grants: Sequence[str] = ()
@@ -110,10 +115,18 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
         ("attempts", new.attempts, 1, 1000),
         ("max_concurrency", 1 if new.max_concurrency is None else new.max_concurrency, 1, 256),
         ("max_batch_rows", new.max_batch_rows, 1, 10_000_000),
+        ("breaker", new.breaker, 0, 1_000_000),
     )
     for name, value, low, high in bounded:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             problems.append(f"{name}={value!r} must be a whole number from {low:,} to {high:,}")
+    try:
+        wait = _wait(new.max_batch_wait)
+    except InvalidRequest as error:
+        problems.append(f"max_batch_wait: {error.message}")
+    else:
+        if wait and spec.kind != "write":
+            problems.append(f"max_batch_wait is for on_write triggers; the spec is {str(spec)!r}")
     for method in new.methods or ():
         if method.upper() not in METHODS:
             problems.append(f"the method {method!r} is not one of {', '.join(METHODS)}")
@@ -175,6 +188,8 @@ def create_trigger(
         attempts=new.attempts,
         max_concurrency=concurrency,
         max_batch_rows=new.max_batch_rows,
+        max_batch_wait=_wait(new.max_batch_wait),
+        breaker=new.breaker,
         methods=tuple(dict.fromkeys(method.upper() for method in new.methods or ("GET", "POST"))),
         missed=_missed(new.missed),
         grants=tuple(new.grants),
@@ -193,6 +208,19 @@ def create_trigger(
     draft.define({"op": "put_trigger", "trigger": trigger.to_json()})
     draft.move(trigger.id, Cursor(through=max(0, start - 1, first - 1 if trigger.warning else 0)))
     return trigger
+
+
+def _wait(value: str | int) -> int:
+    """How long a batch waits for more rows, ns.
+
+    Raises:
+        InvalidRequest: It is no such duration.
+    """
+    if isinstance(value, str):
+        return 0 if value.strip() == "0" else parse_duration(value, minimum=0, maximum=HOUR)
+    if isinstance(value, bool) or not 0 <= value <= HOUR:
+        raise InvalidRequest(f"{value!r} must be a duration of at most an hour, such as '500ms'")
+    return value
 
 
 def _missed(text: str) -> MissedPolicy:

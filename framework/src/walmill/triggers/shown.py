@@ -10,6 +10,7 @@ from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.plugins.registry import Registry
 from walmill.settings.limits import show_all
+from walmill.units import format_duration
 
 
 def show(
@@ -48,6 +49,8 @@ def show(
         "run_async": trigger.run_async,
         "max_concurrency": trigger.max_concurrency,
         "max_batch_rows": trigger.max_batch_rows,
+        "max_batch_wait": format_duration(trigger.max_batch_wait),
+        "breaker": trigger.breaker,
         "methods": list(trigger.methods) if trigger.spec.startswith("request:") else None,
         "missed": trigger.missed,
         "grants": list(trigger.grants),

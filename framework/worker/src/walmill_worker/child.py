@@ -41,6 +41,10 @@ from walmill_worker.trouble import pack_error, unpack_error
 from walmill_worker.wire import BULK_BYTES, Gone, Receiver, map_file, send
 
 Message = dict[str, Any]
+SPIN_SECONDS = 0.0002
+"""An answer of the engine is looked for so long before this process sleeps: to be woken takes as long as most answers do."""
+HELD_SPIN_SECONDS = 0.001
+"""The same for the word that a run which is ready may begin, as long as the log takes no longer to be synced."""
 
 
 @define(eq=False)
@@ -76,6 +80,7 @@ class Child:
         self._body: Any = None
         self._task: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._holds = 0.0
         self._held: tuple[str, Mapping[str, Any], RunHere] | None = None
 
     # ---- the conversation
@@ -167,8 +172,10 @@ class Child:
         """See `Way.ask`."""
         with self._lock:
             _, asked = self._ask(what, arguments, descriptors)
+            until = time.monotonic() + SPIN_SECONDS
             while not asked.here:
-                self._receive(wait=True)
+                if not self._receive(wait=time.monotonic() > until):
+                    os.sched_yield()
         if asked.error is not None:
             raise asked.error
         return asked.answer
@@ -321,12 +328,16 @@ class Child:
 
     def _released(self) -> bool:
         """Waits until the run may begin; False if it must not."""
+        began = time.monotonic()
+        until = began + (HELD_SPIN_SECONDS if self._holds < HELD_SPIN_SECONDS else 0.0)
         while True:
             for place, (message, _) in enumerate(self._inbox):
                 if message["op"] in ("go", "stay"):
                     del self._inbox[place]
+                    self._holds += ((time.monotonic() - began) - self._holds) / 4
                     return bool(message["op"] == "go")
-            self._receive(wait=True)
+            if not self._receive(wait=time.monotonic() > until):
+                os.sched_yield()
 
     async def _call_on_loop(self, hook: str, values: Mapping[str, Any], run: RunHere) -> None:
         assert self._binding is not None

@@ -272,7 +272,8 @@ def _given(
     if isinstance(data, Line):
         data = [data]
     if hasattr(data, "__arrow_c_stream__"):
-        return arguments, [table_file(pa.table(data))]
+        rows = pa.table(data)
+        return arguments, [table_file(rows.schema, rows.to_batches())]
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         raise WriteError(not_writable(data))
     return {**arguments, "items": pack_given(listed(data))}, []

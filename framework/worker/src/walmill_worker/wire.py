@@ -63,13 +63,14 @@ def memory_file(pieces: Iterable[Any], name: str = "walmill") -> int:
     return descriptor
 
 
-def table_file(table: pa.Table) -> int:
-    """A sealed memory file that holds an Arrow IPC stream."""
+def table_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """A sealed memory file that holds an Arrow IPC stream, written as the batches come."""
     descriptor = os.memfd_create("walmill-rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         # written by Arrow itself, without a copy between
-        with pa.OSFile(f"/proc/self/fd/{descriptor}", "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
+        with pa.OSFile(f"/proc/self/fd/{descriptor}", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except OSError as error:
         os.close(descriptor)
