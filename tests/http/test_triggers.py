@@ -112,7 +112,7 @@ def test_methods_of_a_request_trigger(client: TestClient) -> None:
         ({"max_concurrency": True}, ["max_concurrency"]),
         ({"attempts": "many", "missed": "some"}, ["attempts", "missed"]),
         ({"executor": "cloud"}, ["executor"]),
-        ({"limits": {"memory": "1GB"}}, ["limits cannot be enforced", "inline"]),
+        ({"limits": {"memory": "1GB"}}, ["the limit memory cannot be enforced", "inline"]),
         ({"methods": ["GET"]}, ["methods are for request triggers"]),
         ({"trigger_specification": "request:x", "methods": []}, ["methods"]),
         ({"trigger_specification": "request:x", "methods": ["BREW"]}, ["BREW"]),

@@ -120,19 +120,8 @@ class Calls:
         return self.state.cache.shared if given["shared"] else self.state.cache
 
     def _query(self, given: Mapping[str, Any]) -> Answer:
-        stream = self._context.stream_here(given["sql"], _params(given), given["database"])
-        try:
-            first, size = [], 0
-            while size <= INLINE_BYTES and (batch := self._context.next_batch(stream)) is not None:
-                first.append(batch)
-                size += batch.nbytes
-            if size <= INLINE_BYTES:
-                return _told(stream.schema, first)
-            # the rest is written while the query makes it
-            rest = iter(lambda: self._context.next_batch(stream), None)
-            return None, table_file(stream.schema, itertools.chain(first, rest))
-        finally:
-            stream.close()
+        table = self._context.query_here(given["sql"], _params(given), given["database"])
+        return _told(table.schema, table.to_batches())
 
     def _stream(self, given: Mapping[str, Any]) -> Answer:
         if len(self._streams) >= STREAMS:

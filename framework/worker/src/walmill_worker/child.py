@@ -41,7 +41,7 @@ from walmill_worker.trouble import pack_error, unpack_error
 from walmill_worker.wire import BULK_BYTES, Gone, Receiver, map_file, send
 
 Message = dict[str, Any]
-SPIN_SECONDS = 0.0002
+SPIN_SECONDS = 0.001
 """An answer of the engine is looked for so long before this process sleeps: to be woken takes as long as most answers do."""
 HELD_SPIN_SECONDS = 0.001
 """The same for the word that a run which is ready may begin, as long as the log takes no longer to be synced."""
