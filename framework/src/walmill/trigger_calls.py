@@ -12,6 +12,7 @@ from attrs import evolve
 from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
+from walmill.dispatch.tally import NOTHING, Tally
 from walmill.errors import InvalidRequest
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
@@ -168,7 +169,13 @@ class Triggers(Definitions):
         return self._shown(view.catalog.trigger(database, name), database, view)
 
     def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
-        return show(trigger, database, view.cursors.get(trigger.id), self._mill.status(trigger.id), self.registry)
+        cursor, status = view.cursors.get(trigger.id), self._mill.status(trigger.id)
+        tally = self._mill.tallies.get((database, trigger.name))
+        return show(trigger, database, cursor, status, NOTHING if tally is None else tally.show(), self.registry)
+
+    def tallies(self) -> dict[tuple[str, str], Tally]:
+        """What the runs came to since the start, by database and trigger."""
+        return dict(self._mill.tallies)
 
     # ---- requests
 

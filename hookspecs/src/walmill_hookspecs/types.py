@@ -381,6 +381,13 @@ class RunRecord:
         rows_written: Rows that its commit holds.
         sequence: Sequence of its commit; None if it had no effect.
         error: Kind and message of the error, if any.
+        plugin_version: Version of the plugin's distribution; None for an object of the application.
+        first_sequence: First commit of the batch (`on_write`).
+        last_sequence: Last commit of the batch (`on_write`).
+        scheduled_for: The due time (`on_schedule`), aware, UTC.
+        cpu_ns: Processor time that the run's process used meanwhile, ns; None where hooks share the engine's process.
+        memory: Most memory that the run's process was seen to have, bytes; None if it ended before anybody looked.
+        worker: Where it ran: `inline`, or number and process of the worker.
     """
 
     run_id: str
@@ -398,6 +405,13 @@ class RunRecord:
     rows_written: int = 0
     sequence: int | None = None
     error: str | None = None
+    plugin_version: str | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    scheduled_for: datetime | None = None
+    cpu_ns: int | None = None
+    memory: int | None = None
+    worker: str = "inline"
 
 
 @frozen(kw_only=True)

@@ -163,6 +163,23 @@ def test_the_breaker_counts_failures_of_different_batches_in_a_row() -> None:
     assert consumer.step(0.0) == []
 
 
+@pytest.mark.parametrize("how", ["dropped", "postponed"])
+def test_runs_that_go_on_do_not_pass_by_what_was_left_undone(how: str) -> None:
+    """A worker could not be made, or the engine stops, while another run of the trigger goes on and commits."""
+    consumer = Consumer(Cursor(), max_concurrency=2, max_batch_rows=1)
+    consumer.offer(Item(1))
+    consumer.offer(Item(2))
+    first, second = started(consumer.step(0.0))
+    if how == "dropped":
+        consumer.stop()
+        consumer.dropped(first.number, 0.0)
+    else:
+        consumer.postponed(first.number)
+    assert consumer.through_if_done(second.number) == 0
+    consumer.committed(second.number, Cursor(through=0, done=((2, 2),)), 0.0)
+    assert consumer.cursor == Cursor(through=0, done=((2, 2),))
+
+
 def test_a_batch_waits_for_more_rows() -> None:
     consumer = Consumer(Cursor(), max_batch_wait=0.5, max_batch_rows=10)
     consumer.offer(Item(1, rows=4))

@@ -148,6 +148,7 @@ class Consumer:
         breaker: After so many failures of different batches in a row the trigger is paused; 0 for never.
         chance: Gives numbers from 0 to 1.
         behind: From which sequence the log has to be read; None if everything is at hand.
+        behind_rows: Rows for the trigger from there on; None if they were not counted.
     """
 
     cursor: Cursor
@@ -161,6 +162,7 @@ class Consumer:
     backlog: deque[Item] = field(factory=deque)
     backlog_rows: int = 0
     behind: int | None = None
+    behind_rows: int | None = None
     fetching: bool = False
     running: dict[int, Batch] = field(factory=dict)
     waiting: list[tuple[float, Batch]] = field(factory=list)
@@ -173,19 +175,33 @@ class Consumer:
     unsaved: bool = False
     saving: bool = False
     _numbers: int = 0
+    _left: list[int] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.handed = max(self.handed, self.cursor.through, *(last for _, last in self.cursor.done), 0)
 
     def offer(self, item: Item) -> None:
         """A commit that holds rows for the trigger is durable. Commits come in the order of the log."""
-        if self.behind is not None or self.cursor.covers(item.sequence, item.sequence):
+        if self.behind is not None:
+            if self.behind_rows is not None:
+                self.behind_rows += item.rows
+            return
+        if self.cursor.covers(item.sequence, item.sequence):
             return
         if len(self.backlog) >= BACKLOG_COMMITS or self.backlog_rows > 4 * self.max_batch_rows:
-            self.behind = item.sequence
+            self.behind, self.behind_rows = item.sequence, item.rows
             return
         self.backlog.append(item)
         self.backlog_rows += item.rows
+
+    @property
+    def lag_rows(self) -> int | None:
+        """Rows that it has not finished; None if nobody has counted what is to be read back from the log."""
+        if self.behind is not None and self.behind_rows is None:
+            return None
+        batches = [*self.running.values(), *self.giving_up.values(), *self.halves, *(one for _, one in self.waiting)]
+        behind = self.behind_rows if self.behind is not None else 0
+        return self.backlog_rows + sum(batch.rows for batch in batches) + (behind or 0)
 
     @property
     def busy(self) -> bool:
@@ -245,7 +261,11 @@ class Consumer:
             if not self.cursor.covers(item.sequence, item.sequence):
                 self.backlog.append(item)
                 self.backlog_rows += item.rows
+                if self.behind_rows is not None:
+                    self.behind_rows -= item.rows
         self.behind = next_sequence
+        if next_sequence is None:
+            self.behind_rows = None
         return self.step(now)
 
     def step(self, now: float) -> list[Instruction]:
@@ -325,6 +345,7 @@ class Consumer:
         open_firsts += [batch.first for key, batch in self.giving_up.items() if key != number]
         open_firsts += [batch.first for _, batch in self.waiting if batch.number != number]
         open_firsts += [batch.first for batch in self.halves]
+        open_firsts += self._left
         return min(open_firsts) - 1 if open_firsts else self.handed
 
     def committed(self, number: int, cursor: Cursor, now: float) -> list[Instruction]:
@@ -392,9 +413,11 @@ class Consumer:
         return self.step(now)
 
     def dropped(self, number: int, now: float) -> list[Instruction]:
-        """The run does not count any more: the trigger was changed under it."""
-        self.running.pop(number, None)
-        self.giving_up.pop(number, None)
+        """The run does not count any more: the trigger was changed under it. What it was given is still to be done."""
+        for batches in (self.running, self.giving_up):
+            batch = batches.pop(number, None)
+            if batch is not None:
+                self._left.append(batch.first)
         return self.step(now)
 
     def postponed(self, number: int) -> None:
@@ -402,6 +425,7 @@ class Consumer:
         batch = self.running.pop(number)
         self.stopped = True
         self.backlog.clear()
+        self._left += [batch.first, *(half.first for half in self.halves)]  # runs that go on must not pass them by
         self.halves.clear()
         self.backlog_rows = 0
         self.behind = batch.first if self.behind is None else min(batch.first, self.behind)

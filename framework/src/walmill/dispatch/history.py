@@ -44,6 +44,13 @@ RUNS = TableSchema(
         "rows_written": "int64",
         "sequence": "int64",
         "error": "string",
+        "plugin_version": "string",
+        "first_sequence": "int64",
+        "last_sequence": "int64",
+        "scheduled_for": "int64",
+        "cpu_ns": "int64",
+        "memory": "int64",
+        "worker": "string",
     },
 )
 LOGS = TableSchema("logs", ("database", "trigger", "level"), {"text": "string", "run_id": "string"})
@@ -82,11 +89,21 @@ class RunRow(NamedTuple):
     rows_written: int
     sequence: int | None
     error: str | None
+    plugin_version: str | None
+    first_sequence: int | None
+    last_sequence: int | None
+    scheduled_for: int | None
+    cpu_ns: int | None
+    memory: int | None
+    worker: str
     time: int
 
     def to_record(self) -> RunRecord:
         """As `on_run_end` gets it."""
-        return RunRecord(started_at=to_datetime(self.time), **{name: getattr(self, name) for name in self._fields[:-1]})
+        values: dict[str, Any] = {name: getattr(self, name) for name in self._fields[:-1]}
+        if self.scheduled_for is not None:
+            values["scheduled_for"] = to_datetime(self.scheduled_for)
+        return RunRecord(started_at=to_datetime(self.time), **values)
 
 
 class History:
@@ -167,11 +184,18 @@ class History:
             self._ask(at_once=True)
         found = []
         if runs:
-            rows = [(*row[:-2], row.error and row.error[:TEXT_LIMIT], self._unique(row.time)) for row in runs]
+            rows = [_shortened(row, self._unique(row.time)) for row in runs]
             found.append((INTERNAL, column_rows(RUNS, rows)))
         if logs:
             found.append((INTERNAL, table_rows(LOGS, logs)))
         return found
+
+
+def _shortened(row: RunRow, time: int) -> tuple[Any, ...]:
+    error = row.error
+    if error is not None and len(error) > TEXT_LIMIT:
+        row = row._replace(error=error[:TEXT_LIMIT])
+    return (*row[:-1], time)
 
 
 class _Block(RowsWrite):

@@ -22,6 +22,7 @@ from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station
 from walmill.dispatch.subscriptions import Subscriptions
+from walmill.dispatch.tally import Tally
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError, described
 from walmill.isolation.base import Executor, Gate
@@ -124,6 +125,7 @@ class Mill:
         self._blocked = False
         self.history = History(self.submit)
         self.counts: dict[tuple[str, str, str], int] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}
         self.loop = asyncio.new_event_loop()
         self._schedules: Schedules | None = None
         self._thread = threading.Thread(target=self._main, name="walmill-mill", daemon=True)
@@ -215,6 +217,10 @@ class Mill:
         """Takes what became of a run."""
         key = (row.database, row.trigger, row.status)
         self.counts[key] = self.counts.get(key, 0) + 1
+        tally = self.tallies.get(key[:2])
+        if tally is None:
+            tally = self.tallies[key[:2]] = Tally()
+        tally.add(row)
         if row.database != INTERNAL:
             self.history.run(row)
         if not self._watchers:
@@ -490,12 +496,14 @@ class Mill:
             except NotFound:
                 return dict.fromkeys(trigger.arguments, "***")
 
+        known = self._registry.peek(trigger.plugin)
+        version = None if known is None else known.version
         limits = self._limits.with_named(self._plugin_limits.get(trigger.plugin, {})).with_named(trigger.limits)
         executor = self._executors.get(trigger.executor)
         if executor is None:  # made on a machine that could do more than this one
             log.warning("this machine lacks the trigger's executor", trigger=trigger.name, executor=trigger.executor)
             executor = self._executors["inline"]
-        station = Station(trigger, spec, database, self, executor, limits, hide)
+        station = Station(trigger, spec, database, self, executor, limits, hide, version)
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":
@@ -584,6 +592,11 @@ class Mill:
         }
         if line is not None:
             found["lag_commits"] = line.lag(self._view.sequence)
+            found["lag_rows"] = line.consumer.lag_rows
+            oldest = line.oldest()
+            if oldest is None and line.consumer.behind is not None:
+                oldest = self._wal.time_of(line.consumer.behind)
+            found["lag_seconds"] = 0.0 if oldest is None else max(0.0, (self.now_ns() - oldest) / 1e9)
             found["waiting_for_retry"] = len(line.consumer.waiting)
         assert self._schedules is not None
         due = self._schedules.next_due(trigger)

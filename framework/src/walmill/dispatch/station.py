@@ -139,6 +139,7 @@ class Station:
         executor: Where its hooks run.
         limits: What its runs may use.
         hide: Its arguments with secrets hidden; called by a thread, since that may have to be found out.
+        version: Version of the plugin's distribution.
     """
 
     def __init__(
@@ -150,11 +151,13 @@ class Station:
         executor: Executor,
         limits: Limits,
         hide: Callable[[], Mapping[str, Any]],
+        version: str | None = None,
     ) -> None:
         self.trigger = trigger
         self.spec = spec
         self.database = database
         self._hide = hide
+        self._version = version
         self.info = TriggerInfo(
             name=trigger.name, database=database, plugin=trigger.plugin, spec=trigger.spec, arguments={}
         )
@@ -237,7 +240,7 @@ class Station:
         finally:
             self.runs.pop(state.run.id, None)
             self._seats.pop(state.run.id, None)
-        self._record(event, ended, state, called)
+        self._record(event, ended, state, called, seat.name)
         return ended
 
     def _not_seated(self, event: Event, error: Exception) -> Ended:
@@ -421,7 +424,7 @@ class Station:
             ended.sequence = outcome.sequence
             state.committed_rows += outcome.value.rows
 
-    def _record(self, event: Event, ended: Ended, state: RunState | None, called: Called) -> None:
+    def _record(self, event: Event, ended: Ended, state: RunState | None, called: Called, where: str = "") -> None:
         status = _STATUS[ended.end]
         begun = self._host.now_ns() if state is None else state.now
         row = RunRow(
@@ -439,6 +442,13 @@ class Station:
             0 if state is None else state.committed_rows,
             ended.sequence,
             ended.error,
+            self._version,
+            None if event.consumed is None else event.consumed[0],
+            None if event.consumed is None else event.consumed[1],
+            event.fired,
+            called.cpu_ns,
+            called.memory,
+            where,
             begun,
         )
         self._host.record(row)

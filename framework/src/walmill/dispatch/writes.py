@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -353,6 +354,14 @@ class WriteLine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def oldest(self) -> int | None:
+        """Commit time of the oldest commit at hand that it has not finished, ns; None if there is none at hand."""
+        consumer = self.consumer
+        batches = [*consumer.running.values(), *consumer.giving_up.values(), *consumer.halves]
+        batches += [batch for _, batch in consumer.waiting]
+        items = [batch.items[0] for batch in batches] + list(itertools.islice(consumer.backlog, 1))
+        return min((item.payload.time for item in items if item.payload is not None), default=None)
 
     def lag(self, newest: int) -> int:
         """Commits for this trigger that it has not finished, as far as they are at hand; at least 1 if there are any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -9,12 +10,19 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
+from walmill.dispatch.tally import BOUNDS
 from walmill.engine import Engine
 from walmill.errors import Unavailable
 from walmill.http.resource import json_response, resource
@@ -33,6 +41,25 @@ def version() -> str:
         return str(installed("walmill"))
     except PackageNotFoundError:
         return "0.0.0"
+
+
+def _tallies(engine: Engine) -> Iterable[Metric]:
+    """How long runs and their beginnings took, by trigger, and what they used."""
+    labels = ("database", "trigger")
+    duration = HistogramMetricFamily("walmill_run_seconds", "How long runs took.", labels=labels)
+    wait = HistogramMetricFamily(
+        "walmill_run_wait_seconds",
+        "From the event (durable, due, arrived) to the first line of the hook.",
+        labels=labels,
+    )
+    cpu = CounterMetricFamily("walmill_run_cpu_seconds", "Processor time of runs in worker processes.", labels=labels)
+    for key, tally in sorted(engine.tallies().items()):
+        for family, spread in ((duration, tally.duration), (wait, tally.wait)):
+            counts = list(itertools.accumulate(spread.counts))
+            buckets = [(f"{bound:g}", count) for bound, count in zip(BOUNDS, counts, strict=False)]
+            family.add_metric(key, [*buckets, ("+Inf", counts[-1])], spread.total_ns / 1e9)
+        cpu.add_metric(key, tally.cpu_ns / 1e9)
+    return duration, wait, cpu
 
 
 class EngineCollector(Collector):
@@ -67,6 +94,16 @@ class EngineCollector(Collector):
             "Commits that a trigger still has before it; none for one that is disabled.",
             labels=("database", "trigger"),
         )
+        rows = GaugeMetricFamily(
+            "walmill_trigger_lag_rows",
+            "Rows that a trigger still has before it; none while nobody has counted them.",
+            labels=("database", "trigger"),
+        )
+        seconds = GaugeMetricFamily(
+            "walmill_trigger_lag_seconds",
+            "Age of the oldest commit that a trigger has not finished.",
+            labels=("database", "trigger"),
+        )
         running = GaugeMetricFamily(
             "walmill_trigger_running", "Runs of a trigger that go on now.", labels=("database", "trigger")
         )
@@ -81,7 +118,14 @@ class EngineCollector(Collector):
                 lag.add_metric(labels, one["lag_commits"])
             running.add_metric(labels, one["running"])
             enabled.add_metric(labels, 1 if one["state"] == "enabled" else 0)
-        yield from (lag, running, enabled)
+            if one["lag_rows"] is not None:
+                rows.add_metric(labels, one["lag_rows"])
+            if one["lag_seconds"] is not None:
+                seconds.add_metric(labels, one["lag_seconds"])
+        yield from (lag, rows, seconds, running, enabled)
+        yield from _tallies(engine)
+        processes = engine.worker_processes()
+        yield GaugeMetricFamily("walmill_workers", "Worker processes that there are.", value=processes["count"])
         yield GaugeMetricFamily("walmill_view_sequence", "Sequence of the newest view.", value=view.sequence)
         yield GaugeMetricFamily("walmill_databases", "Databases.", value=len(view.catalog.names))
         yield GaugeMetricFamily("walmill_tables", "Tables of all databases.", value=len(view.catalog.tables))

@@ -14,7 +14,12 @@ from walmill.units import format_duration
 
 
 def show(
-    trigger: Trigger, database: str, cursor: Cursor | None, status: Mapping[str, Any], registry: Registry
+    trigger: Trigger,
+    database: str,
+    cursor: Cursor | None,
+    status: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    registry: Registry,
 ) -> dict[str, Any]:
     """What HTTP, the command line and `Engine.triggers` give of a trigger.
 
@@ -24,6 +29,7 @@ def show(
         cursor: Where it is in the log; None before its first run.
         status: What the mill says of it: `blocked`, `running`, `lag_commits` (None while it is disabled) and, for a
             schedule, `next_due`.
+        figures: What its runs came to since the start.
         registry: Knows which of its arguments are secret; all are hidden when its plugin is not installed.
     """
     try:
@@ -62,5 +68,8 @@ def show(
         "last_fired": None if cursor is None else cursor.fired,
         "running": status["running"],
         "lag_commits": None if trigger.state == "disabled" else status["lag_commits"],
+        "lag_rows": None if trigger.state == "disabled" else status.get("lag_rows", 0),
+        "lag_seconds": None if trigger.state == "disabled" else status.get("lag_seconds", 0.0),
         "next_due": status.get("next_due"),
+        **figures,
     }

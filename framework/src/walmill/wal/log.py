@@ -590,6 +590,12 @@ class Log:
                     return header.first_sequence
         return self._next
 
+    def time_of(self, sequence: int) -> int | None:
+        """The commit time of an entry, ns; None if the log does not have it."""
+        for frame in self.read(sequence):
+            return frame.commit_time
+        return None
+
     def release(self, through: int) -> tuple[Segment, ...]:
         """Leaves out whole segments whose entries all are at or before a sequence; for the thread that appends.
 
