@@ -51,6 +51,28 @@ def test_a_database_from_its_creation_to_its_end(local: Command) -> None:
     assert "there is no database 'one'" in sentence(local("delete", "database", "-y", "one"))
 
 
+def test_the_limits_of_a_trigger_and_what_it_does(local: Command) -> None:
+    create = ("create", "trigger", "-d", "lim", "--plugin", "webhook", "--trigger-spec", "table:alerts")
+    arguments = ("--arg", "url=http://127.0.0.1:1/")
+    limits = ("--timeout", "2s", "--memory", "300MB", "--cpu", "0.5", "--max-rows", "10", "--breaker", "3")
+    more = ("--max-batch-wait", "100ms", "--attempts", "2", "--executor", "process")
+    assert good(local(*create, *arguments, *limits, *more, "t")) == "Trigger t created successfully\n"
+    shown = json.loads(good(local("show", "trigger", "-d", "lim", "--format", "json", "t")))
+    assert shown["limits"] == {"timeout": "2s", "memory": "300MB", "cpu": "0.5", "rows": "10"}
+    assert (shown["breaker"], shown["attempts"], shown["max_batch_wait"]) == (3, 2, "100ms")
+    pretty = good(local("show", "trigger", "-d", "lim", "t"))
+    assert "limit memory" in pretty
+    said = sentence(local(*create, *arguments, "--timeout", "5", "--cpu", "no", "u"))
+    assert "the limit timeout: " in said
+    assert "the limit cpu: 'no' is not a number" in said
+    said = sentence(local(*create, *arguments, "--executor", "inline", "--memory", "1GB", "u"))
+    assert "the limit memory cannot be enforced by the executor 'inline'" in said
+    table = good(local("top", "-d", "lim", "--once", "--interval", "0.1"))
+    assert "lim.t" in table
+    assert "executor" in table
+    assert good(local("delete", "trigger", "-d", "lim", "--force", "t"))
+
+
 def test_a_trigger_from_its_creation_to_its_end(local: Command) -> None:
     # what a value holds arrives as it is given
     odd = 'a,b="c"\nd=e'

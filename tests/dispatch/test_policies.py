@@ -533,3 +533,16 @@ def test_triggers_on_all_tables_that_all_write_end(engine: Engine, wait: Wait, d
     expected = 6 if not derived else 6 + 6 * 5 + 6 * 5 * 4 + 6 * 5 * 4 * 3 + 2 * 6 * 5 * 4 * 3 * 2
     wait(lambda: settled(engine) and sum(engine.run_counts.values()) >= (6 if not derived else 100))
     assert sum(engine.run_counts.values()) <= expected
+
+
+def test_a_plugin_that_says_that_its_run_is_cancelled_has_failed(engine: Engine, wait: Wait) -> None:
+    from walmill_hookspecs import RunCancelled
+
+    def leave(batch: Any, ctx: Any) -> None:
+        raise RunCancelled("I say so")
+
+    trigger(engine, leave, attempts=1)
+    engine.write("cpu v=1 1", database="d")
+    wait(lambda: "_internal" in engine.databases() and settled(engine))
+    letters = engine.query("SELECT error FROM dead_letters", database="_internal").column("error").to_pylist()
+    assert letters == ["RunCancelled: I say so"]

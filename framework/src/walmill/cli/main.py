@@ -143,6 +143,7 @@ cli = LazyGroup(
         "update": Lazy(f"{CLI}.main:update", "Change how long rows are kept.", _DATA),
         "enable": Lazy(f"{CLI}.main:enable", "Enable a trigger.", _DATA),
         "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
+        "top": Lazy(f"{CLI}.top:top", "Show live what triggers are doing.", _DATA),
         "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),
         "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
         "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),

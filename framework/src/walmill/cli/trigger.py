@@ -179,6 +179,11 @@ def _state(row: Mapping[str, Any]) -> str:
     return f"{state}: {_first_line(str(reason))}" if reason else state
 
 
+def _behind(row: Mapping[str, Any]) -> str:
+    seconds = row.get("lag_seconds")
+    return "" if seconds is None else f"{seconds:.1f} s"
+
+
 def _first_line(text: str) -> str:
     line = text.strip().split("\n")[0]
     return line if len(line) <= 60 else f"{line[:59]}…"
@@ -196,9 +201,11 @@ def show_triggers(*, client: Client, database: str | None, output_format: str) -
         "plugin": "plugin",
         "event": _event,
         "state": _state,
+        "executor": "executor",
         "errors": "error_behavior",
         "running": "running",
         "lag": "lag_commits",
+        "behind": _behind,
     }
     where = "" if database is None else f" in the database {database!r}"
     say(records(client.triggers(database), columns, output_format, empty=f"There is no trigger{where}."))
@@ -219,9 +226,10 @@ def show_trigger(*, client: Client, database: str, output_format: str, name: str
     for member, value in found.items():
         if member == "traceback" or value is None:
             continue
-        if member == "trigger_arguments" and isinstance(value, dict):
-            lines += [(f"argument {argument}", one) for argument, one in value.items()]
-        elif member in ("created_at", "last_fired", "next_due") and isinstance(value, int):
+        if member in ("trigger_arguments", "limits") and isinstance(value, dict):
+            what = "argument" if member == "trigger_arguments" else "limit"
+            lines += [(f"{what} {name}", one) for name, one in value.items()]
+        elif member in ("created_at", "last_fired", "next_due", "last_error_at") and isinstance(value, int):
             from walmill.units import format_time
 
             lines.append((member, format_time(value)))

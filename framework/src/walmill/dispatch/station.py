@@ -343,6 +343,8 @@ class Station:
     async def _finish(self, event: Event, state: RunState, called: Called, seat: Seat) -> Ended:
         state.close()
         verdict = judge(called)
+        if verdict.kind == "cancelled" and state.cancelled is None:  # nobody but the plugin itself has said so
+            verdict = evolve(verdict, kind="failed", error=f"RunCancelled: {verdict.error}")
         first = None
         if event.consumed is not None and state.consumed is not None and state.consumed[0] != event.consumed[0]:
             first = state.consumed[0]

@@ -284,8 +284,18 @@ class WriteLine:
                 self._host.disable(self.station.trigger, ended.error or "the plugin asked for it", "")
             case "failed":
                 self._act(consumer.failed(batch.number, ended.error or "failed", now))
+            case "stale" if (done := self._done(batch)) is not None:
+                self._act(consumer.committed(batch.number, done, now))
             case _:  # stale, cancelled
                 self._act(consumer.dropped(batch.number, now))
+
+    def _done(self, batch: Batch) -> Cursor | None:
+        """The cursor, if the log says that a batch is done: an earlier attempt was committed after all."""
+        cursor = self._host.view().cursors.get(self.station.trigger.id)
+        if cursor is None:
+            return None
+        whole = any(first <= batch.first and batch.last <= last for first, last in cursor.done)
+        return cursor if whole or batch.last <= cursor.through else None
 
     async def _bury(self, letter: DeadLetter) -> None:
         """Copies the rows of a batch that is given up, and moves the cursor.
