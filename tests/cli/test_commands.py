@@ -67,6 +67,10 @@ def test_the_limits_of_a_trigger_and_what_it_does(local: Command) -> None:
     assert "the limit cpu: 'no' is not a number" in said
     said = sentence(local(*create, *arguments, "--executor", "inline", "--memory", "1GB", "u"))
     assert "the limit memory cannot be enforced by the executor 'inline'" in said
+    assert "has replayed the commits 1 to " in good(local("replay", "trigger", "-d", "lim", "--from", "start", "t"))
+    assert "there is nothing" in sentence(local("replay", "trigger", "-d", "lim", "--from", "1000000", "t"))
+    good(local("write", "-d", "lim", "other v=1"))
+    assert "no trigger" in sentence(local("replay", "trigger", "-d", "lim", "--from", "start", "nosuch"))
     table = good(local("top", "-d", "lim", "--once", "--interval", "0.1"))
     assert "lim.t" in table
     assert "executor" in table

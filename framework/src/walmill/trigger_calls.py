@@ -19,6 +19,7 @@ from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
+from walmill.store.submission import Flush
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -117,6 +118,35 @@ class Triggers(Definitions):
             lambda draft: manage.enable_trigger(draft, database, name, self._wal.first_sequence)
         )
         return made
+
+    def replay_trigger(self, database: str, name: str, start: str | int, to: str | int | None = None) -> dict[str, Any]:
+        """Has an on_write trigger go through a part of the log again, with `batch.kind` and `run.source` set to `replay`.
+
+        Runs under way cannot commit any more. What comes in meanwhile waits. It survives a restart.
+
+        Args:
+            database: Name of its database.
+            name: Its name.
+            start: `start`, a sequence, or a time: the first commit at or after it.
+            to: The last sequence, or a time: the last commit before it. None for all that the trigger has had.
+
+        Returns:
+            `from`, `to` and `resume`: the first and last sequence, and after which one it goes on then.
+
+        Raises:
+            InvalidRequest: If it is no on_write trigger, or there is nothing to be done again.
+            Conflict: If it is not enabled, or the log has not got all of it any more.
+        """
+        self._mill.submit(Flush()).result()  # where it is by now
+        begin = self._start_at(start)
+        last = None
+        if to is not None:
+            last = int(to) if isinstance(to, int) or to.isdigit() else self._wal.sequence_at(parse_time(to)) - 1
+        made: Trigger = self.define(
+            lambda draft: manage.replay_trigger(draft, database, name, begin, last, self._wal.first_sequence)
+        )
+        assert made.replay is not None
+        return dict(zip(("from", "to", "resume"), made.replay, strict=True))
 
     def disable_trigger(self, database: str, name: str) -> Trigger:
         """Disables a trigger; its cursor stays where it is."""

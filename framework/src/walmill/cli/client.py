@@ -502,6 +502,21 @@ class Client:
         params = {"db": database, "trigger_name": name, "at": at}
         return self._object(self.request("POST", f"{TRIGGERS}/run", params=params))
 
+    def replay_trigger(self, database: str, name: str, *, start: str, to: str | None = None) -> dict[str, Any]:
+        """Has an on_write trigger go through a part of the log again.
+
+        Args:
+            database: Its database.
+            name: Its name.
+            start: `start`, a sequence, or a time.
+            to: A sequence or a time; None for all that it has had.
+
+        Returns:
+            `from`, `to` and `resume`: sequences.
+        """
+        params = {"db": database, "trigger_name": name, "from": start, "to": to}
+        return self._object(self.request("POST", f"{TRIGGERS}/replay", params=params))
+
     # ---- storage
 
     def storage(self) -> dict[str, Any]:

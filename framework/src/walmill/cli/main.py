@@ -68,6 +68,10 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         "Run a schedule trigger now.",
         {"trigger": Lazy(f"{CLI}.trigger:run_trigger", "Run a schedule trigger now.")},
     ),
+    "replay": (
+        "Have a trigger go through the log again.",
+        {"trigger": Lazy(f"{CLI}.trigger:replay_trigger", "Have an on_write trigger go through the log again.")},
+    ),
     "delete": (
         "Delete a database, a table, a trigger or a token.",
         {
@@ -116,8 +120,8 @@ def _group(name: str) -> LazyGroup:
     return LazyGroup(name=name, help=summary, lazy=lazy, no_args_is_help=True)
 
 
-create, show, update, enable, disable, run_group, delete, restore = (
-    _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "delete", "restore")
+create, show, update, enable, disable, run_group, replay, delete, restore = (
+    _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "replay", "delete", "restore")
 )
 plugin, wal, config, backup = (_group(name) for name in ("plugin", "wal", "config", "backup"))
 
@@ -145,6 +149,7 @@ cli = LazyGroup(
         "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
         "top": Lazy(f"{CLI}.top:top", "Show live what triggers are doing.", _DATA),
         "run": Lazy(f"{CLI}.main:run_group", "Run a schedule trigger now.", _DATA),
+        "replay": Lazy(f"{CLI}.main:replay", "Have a trigger go through the log again.", _DATA),
         "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
         "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),
         "backup": Lazy(f"{CLI}.main:backup", "Make, verify and restore backups.", _SERVER),

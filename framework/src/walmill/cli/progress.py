@@ -83,3 +83,31 @@ class Screen:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class Bar:
+    """A bar on standard error for something that others do; nothing if it is no terminal.
+
+    Args:
+        total: How much there is to be done.
+        label: What it is.
+    """
+
+    def __init__(self, total: int, label: str) -> None:
+        self._bar = click.progressbar(length=total, label=label, file=sys.stderr) if sys.stderr.isatty() else None
+        self._done = 0
+
+    def __enter__(self) -> Bar:
+        if self._bar is not None:
+            self._bar.__enter__()
+        return self
+
+    def at(self, done: int) -> None:
+        """So much is done by now."""
+        if self._bar is not None and done > self._done:
+            self._bar.update(done - self._done)
+        self._done = max(self._done, done)
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()

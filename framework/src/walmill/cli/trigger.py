@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 
 from walmill.cli.options import database_option, format_option, server_options
 from walmill.cli.output import Columns, cell, clean, pairs, records, say
+from walmill.cli.progress import Bar
 
 if TYPE_CHECKING:
     from walmill.cli.client import Client
@@ -300,3 +302,35 @@ def run_trigger(*, client: Client, database: str, at: str | None, output_format:
         )
         click.echo(f"Error: {clean(text)}", err=True)
     return 0 if succeeded else 1
+
+
+@click.command()
+@database_option()
+@click.option("--from", "start", required=True, metavar="start|SEQ|TIME", help="Where it begins.")
+@click.option(
+    "--to", metavar="SEQ|TIME", help="Where it ends, and goes on where the trigger is now; else all it has had."
+)
+@click.option("--detach", is_flag=True, help="Do not wait for its end. It goes on in the server, also after a restart.")
+@click.argument("name")
+@server_options
+def replay_trigger(*, client: Client, database: str, start: str, to: str | None, detach: bool, name: str) -> None:
+    """Have the on_write trigger NAME go through a part of the log again. The plugin is told that it is a replay."""
+    asked = client.replay_trigger(database, name, start=start, to=to)
+    first, last = int(asked["from"]), int(asked["to"])
+    click.echo(f"Trigger {name} replays the commits {first} to {last}")
+    if detach:
+        return
+    with Bar(last - first + 1, "replay") as bar:
+        while True:
+            found = client.trigger(database, name)
+            if found["state"] != "enabled":
+                raise click.ClickException(
+                    f"the trigger {name} is {found['state']} at the commit {found['through']}: {found['reason']}; "
+                    "the replay goes on when it is enabled again"
+                )
+            bar.at(min(last, found["through"]) - first + 1)
+            # without commits that concern it its cursor may stay before the last one
+            if found["through"] >= last or (not found["running"] and not found["lag_commits"]):
+                break
+            time.sleep(0.1)
+    click.echo(f"Trigger {name} has replayed the commits {first} to {last}")

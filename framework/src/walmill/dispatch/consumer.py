@@ -147,6 +147,7 @@ class Consumer:
         max_batch_wait: Seconds that a batch with fewer rows waits for more.
         breaker: After so many failures of different batches in a row the trigger is paused; 0 for never.
         chance: Gives numbers from 0 to 1.
+        jump: The last sequence of a replay, and after which one it goes on then; None if there is none.
         behind: From which sequence the log has to be read; None if everything is at hand.
         behind_rows: Rows for the trigger from there on; None if they were not counted.
     """
@@ -161,6 +162,7 @@ class Consumer:
     chance: Callable[[], float] = lambda: 0.5
     backlog: deque[Item] = field(factory=deque)
     backlog_rows: int = 0
+    jump: tuple[int, int] | None = None
     behind: int | None = None
     behind_rows: int | None = None
     fetching: bool = False
@@ -187,6 +189,8 @@ class Consumer:
                 self.behind_rows += item.rows
             return
         if self.cursor.covers(item.sequence, item.sequence):
+            return
+        if self.jump is not None and self.jump[0] < item.sequence <= self.jump[1]:
             return
         if len(self.backlog) >= BACKLOG_COMMITS or self.backlog_rows > 4 * self.max_batch_rows:
             self.behind, self.behind_rows = item.sequence, item.rows
@@ -230,6 +234,8 @@ class Consumer:
             saved: The cursor of this trigger that becomes durable with it.
         """
         if self.busy or self.stopped or self.behind is not None or item.sequence <= self.cursor.through:
+            return None
+        if self.jump is not None:
             return None
         if self.max_batch_wait and item.rows < self.max_batch_rows:
             return None
@@ -284,6 +290,9 @@ class Consumer:
             if self.halves:
                 found.append(self._start(self.halves.popleft()))
                 continue
+            if self._jumps():
+                found.append(Move(self.cursor))
+                continue
             if not self.backlog:
                 if self.behind is not None and not self.fetching:
                     self.fetching = True
@@ -298,6 +307,23 @@ class Consumer:
                 break
             found.append(self._start(self._take()))
         return found
+
+    def _jumps(self) -> bool:
+        """Goes on where the trigger was before a replay, once the last batch of that is done."""
+        if self.jump is None or not self.backlog or self.backlog[0].sequence <= self.jump[0]:
+            return False
+        if self.running or self.waiting or self.giving_up:
+            return False
+        _, resume = self.jump
+        self.jump = None
+        while self.backlog and self.backlog[0].sequence <= resume:
+            self.backlog_rows -= self.backlog.popleft().rows
+        if self.behind is not None and self.behind <= resume:
+            self.behind, self.behind_rows = resume + 1, None
+        self.handed = max(self.handed, resume)
+        self.cursor = self.cursor.move(resume, ())
+        self.unsaved = True
+        return True
 
     def wake_at(self) -> float | None:
         """When `step` should be called again, seconds; None if nothing waits for time."""
@@ -325,6 +351,8 @@ class Consumer:
         while self.backlog and len(items) < BATCH_COMMITS:
             item = self.backlog[0]
             if (item.origin, item.chain) != (first.origin, first.chain) or rows + item.rows > self.max_batch_rows:
+                break
+            if self.jump is not None and first.sequence <= self.jump[0] < item.sequence:
                 break
             if self.cursor.covers(first.sequence, item.sequence):
                 break  # between the two something is done already: a batch that spans it would be refused as done

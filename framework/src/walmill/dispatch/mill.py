@@ -169,10 +169,10 @@ class Mill:
 
     async def pass_by(self) -> None:
         """Moves the cursors of triggers that nothing concerned lately, so that they hold no log; on the mill's loop."""
-        for trigger, line in self._lines.items():
+        for line in self._lines.values():
             cursor = None if line.prepared else line.consumer.pass_by(self._view.sequence)
             if cursor is not None:
-                self.move(trigger, cursor)
+                self.move(line.station.trigger, cursor)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         """Runs a coroutine on the mill's loop; a concurrent future of its result."""
@@ -208,10 +208,10 @@ class Mill:
         """Wall-clock time, ns."""
         return self._clock.now_ns()
 
-    def move(self, trigger: int, cursor: Cursor) -> None:
+    def move(self, trigger: Trigger, cursor: Cursor) -> None:
         """Notes that a cursor moved without a commit."""
         assert self._committer is not None
-        self._committer.move(trigger, cursor)
+        self._committer.move(trigger.id, cursor, trigger.generation)
 
     def record(self, row: RunRow) -> None:
         """Takes what became of a run."""

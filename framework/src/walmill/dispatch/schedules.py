@@ -35,7 +35,7 @@ class ScheduleHost(Protocol):
     def now_ns(self) -> int:
         """Wall-clock time, ns."""
 
-    def move(self, trigger: int, cursor: Cursor) -> None:
+    def move(self, trigger: Trigger, cursor: Cursor) -> None:
         """Notes that a cursor moved without a commit."""
 
     def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
@@ -180,7 +180,7 @@ class Schedules:
         if fired is None:
             return
         cursor = self._host.view().cursors.get(trigger.id) or Cursor()
-        self._host.move(trigger.id, evolve(cursor, fired=fired))
+        self._host.move(trigger, evolve(cursor, fired=fired))
 
     def _event(self, entry: _Entry, due: Due, at: int, attempt: int) -> Event:
         tick = Tick(

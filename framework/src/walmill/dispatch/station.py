@@ -56,7 +56,7 @@ class StationHost(RunHost, Protocol):
     def blocked(self) -> None:
         """Tells that a trigger waits for its plugin."""
 
-    def move(self, trigger: int, cursor: Cursor) -> None:
+    def move(self, trigger: Trigger, cursor: Cursor) -> None:
         """Notes that a cursor moved without a commit."""
 
 
@@ -76,6 +76,7 @@ class Event:
         fired: The due time (`on_schedule`), ns.
         chain: The chain of what is consumed.
         rows_in: Rows given.
+        replayed: Whether it is done again because a person asked for that.
         accept: Makes the answer of what the hook returned, before anything is committed; raises PluginFailure for nonsense.
     """
 
@@ -90,6 +91,7 @@ class Event:
     fired: int | None = None
     chain: tuple[int, ...] = ()
     rows_in: int = 0
+    replayed: bool = False
     accept: Callable[[Any], Any] | None = None
 
 
@@ -323,7 +325,13 @@ class Station:
             trigger=self.trigger,
             database=self.database,
             info=self.info,
-            run=Run(id=run_id, key=event.key, attempt=event.attempt, deadline=self._deadline()),
+            run=Run(
+                id=run_id,
+                key=event.key,
+                attempt=event.attempt,
+                deadline=self._deadline(),
+                source="replay" if event.replayed else "live",
+            ),
             settings=self._worker.settings,
             source=event.source,
             now=now,

@@ -43,6 +43,7 @@ from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
 from walmill.store.view import View
 from walmill_hookspecs import Line, UInt, WriteBatch
+from walmill_hookspecs.types import BatchKind
 
 PIECE_CHARACTERS = 4 * 2**20
 """Dead letters with more text than this go in several commits: as UTF-8 it may be four times as many bytes."""
@@ -101,6 +102,9 @@ class WriteLine:
             breaker=trigger.breaker,
             chance=random.random,
         )
+        replay = trigger.replay
+        if replay is not None and cursor.through < replay[1] < replay[2]:
+            self.consumer.jump = replay[1:]
         self._timer: asyncio.TimerHandle | None = None
         self._last_at = 0
         self._ahead: tuple[Batch, Gate] | None = None
@@ -163,9 +167,9 @@ class WriteLine:
                 case Start(batch):
                     self._spawn(self._run(batch))
                 case Move(cursor):
-                    self._host.move(self.station.trigger.id, cursor)
+                    self._host.move(self.station.trigger, cursor)
                 case Save(cursor):
-                    self._host.move(self.station.trigger.id, cursor)
+                    self._host.move(self.station.trigger, cursor)
                     self._host.save(self._not_saved)
                 case Fetch(sequence):
                     asyncio.get_running_loop().call_soon(self._fetch, sequence)
@@ -217,13 +221,23 @@ class WriteLine:
         present = {part.table for commit in commits for part in commit.rows}
         tables = self._host.tables_of(trigger, sorted(present))
         memo = self._host.batch_memo()
-        key = (batch.first, batch.last, len(batch.items), tables)
+        key = (batch.first, batch.last, len(batch.items), tables, self._kind(batch))
         found = memo.get(key)
         if found is None:
             found = memo[key] = BatchSource(
-                commits=commits, tables=tables, catalog=catalog, database=self.station.database, first=batch.first
+                commits=commits,
+                tables=tables,
+                catalog=catalog,
+                database=self.station.database,
+                first=batch.first,
+                kind=self._kind(batch),
             )
         return found
+
+    def _kind(self, batch: Batch) -> BatchKind:
+        """Why a batch is given to the trigger."""
+        replay = self.station.trigger.replay
+        return "replay" if replay is not None and batch.last <= replay[1] else "live"
 
     async def _run(self, batch: Batch, gate: Gate | None = None, view: View | None = None) -> None:
         station, consumer = self.station, self.consumer
@@ -247,6 +261,7 @@ class WriteLine:
             attempt=batch.attempt,
             at=self._last_at,
             source="write",
+            replayed=self._kind(batch) == "replay",
             consumed=(batch.first, batch.last),
             through=lambda: consumer.through_if_done(batch.number),
             chain=chain,

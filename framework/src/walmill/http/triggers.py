@@ -145,11 +145,24 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
 
         return json_response(await anyio.to_thread.run_sync(wait, limiter=site.runs))
 
+    async def replay(request: Request) -> Response:
+        engine = site.engine
+        fields = await named(request, to=object, **{"from": object})
+        required(fields, "from")
+        bounds = [fields["from"], fields.get("to")]
+        for name, value in zip(("from", "to"), bounds, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | str | None):
+                raise InvalidRequest(f"{name}={value!r:.60} is no place in the log; give start, a sequence, or a time")
+        return json_response(
+            await site.call(engine.replay_trigger, fields["db"], fields["trigger_name"], bounds[0], bounds[1] or None)
+        )
+
     return [
         resource(PATH, GET=show, POST=create, DELETE=delete),
         resource(f"{PATH}/enable", POST=enable),
         resource(f"{PATH}/disable", POST=disable),
         resource(f"{PATH}/run", POST=run),
+        resource(f"{PATH}/replay", POST=replay),
     ]
 
 

@@ -46,6 +46,7 @@ class Trigger:
         reason: Why it is not enabled.
         traceback: The traceback of the failure that disabled it.
         warning: What it did not see although it should have, because the log that held it was gone; None if there is nothing.
+        replay: What is done again: from which sequence, through which, and where it goes on then; None if nothing ever was.
         generation: Raised by every change; a run of an older generation cannot commit.
         created_at: ns since the epoch.
         changed_at: ns since the epoch; a schedule counts from here.
@@ -74,6 +75,7 @@ class Trigger:
     reason: str | None = None
     traceback: str | None = None
     warning: str | None = None
+    replay: tuple[int, int, int] | None = None
     generation: int = 1
     created_at: int = 0
     changed_at: int = 0
@@ -95,4 +97,6 @@ class Trigger:
         for name in ("methods", "grants"):
             if name in given:
                 given[name] = tuple(given[name])
+        if given.get("replay") is not None:
+            given["replay"] = tuple(given["replay"])
         return cls(**given)

@@ -161,7 +161,7 @@ class Committer:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._held: deque[_Item] = deque()
         self._lazy: list[_Item] = []
-        self._moves: dict[int, Cursor] = {}
+        self._moves: dict[int, tuple[Cursor, int | None]] = {}
         self._flush_asked = False
         self._moves_lock = threading.Lock()
         self._decided = view
@@ -196,10 +196,16 @@ class Committer:
             self._queue.put(_Item(submission, mine, due))
         return mine
 
-    def move(self, trigger: int, cursor: Cursor) -> None:
-        """Notes that a cursor moved without a commit; written with the next frame, or a second later; from any thread."""
+    def move(self, trigger: int, cursor: Cursor, generation: int | None = None) -> None:
+        """Notes that a cursor moved without a commit; written with the next frame, or a second later; from any thread.
+
+        Args:
+            trigger: Its trigger.
+            cursor: Where it is.
+            generation: Of the trigger that was run; when the trigger has another one by then, this does not count.
+        """
         with self._moves_lock:
-            self._moves[trigger] = cursor
+            self._moves[trigger] = (cursor, generation)
         self._ask_flush()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -294,12 +300,17 @@ class Committer:
         if any(isinstance(item.submission, Exchange) for item in items):
             items = self._exchange(items, answers)
         with self._moves_lock:
-            moves, self._moves = self._moves, {}
+            taken, self._moves = self._moves, {}
             if any(isinstance(item.submission, Flush) for item in items):
                 self._flush_asked = False
         before = self._decided
         now = max(before.time, self._clock.now_ns())
-        moves = {trigger: cursor for trigger, cursor in moves.items() if trigger in before.catalog.triggers}
+        there = before.catalog.triggers
+        moves = {
+            trigger: cursor
+            for trigger, (cursor, generation) in taken.items()
+            if trigger in there and generation in (None, there[trigger].generation)
+        }
         self._decided = before.move_cursors(moves)
         decided = list(self._decide_all(items, now, answers))
         commits = [one.commit for one in decided if one.commit is not None]
@@ -309,7 +320,7 @@ class Committer:
             except Exception as error:  # noqa: BLE001 - whatever happened, nothing of it is published and all are told
                 self._decided = before
                 self.figures.failures += 1
-                self._keep_moves(moves)
+                self._keep_moves(taken)
                 refusal = self._refusal(error)
                 answers += [answer for one in decided for answer in one.failed(refusal)]
                 settle_all(answers)
@@ -473,7 +484,7 @@ class Committer:
         if delay is not None:
             raise Unavailable(f"{delay}; nothing of this write was kept, send it again later", retry_after=5)
 
-    def _keep_moves(self, moves: Mapping[int, Cursor]) -> None:
+    def _keep_moves(self, moves: Mapping[int, tuple[Cursor, int | None]]) -> None:
         with self._moves_lock:
             self._moves = {**moves, **self._moves}
             if not self._moves:

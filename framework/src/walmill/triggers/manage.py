@@ -291,6 +291,42 @@ def _lost(start: int, first: int) -> str:
     )
 
 
+def replay_trigger(draft: Draft, database: str, name: str, start: int, to: int | None, first: int) -> Trigger:
+    """Has an on_write trigger go through a part of the log again; then it goes on where it is now.
+
+    Args:
+        draft: The commit that it becomes part of.
+        database: Name of its database.
+        name: Its name.
+        start: The first sequence that it is given again.
+        to: The last one; None for all that it has had.
+        first: The first sequence that the log still has.
+
+    Raises:
+        InvalidRequest: If it is no on_write trigger, or there is nothing to be done again.
+        Conflict: If it is not enabled, or the log has not got all of it any more.
+    """
+    trigger = draft.catalog.trigger(database, name)
+    spec = parse_spec(trigger.spec)
+    if spec.kind != "write":
+        raise InvalidRequest(f"a replay is for on_write triggers; the spec of {name!r} is {trigger.spec!r}")
+    if not trigger.enabled:
+        raise Conflict(f"the trigger {name!r} is {trigger.state}; enable it first, then replay it")
+    done = (draft.view.cursors.get(trigger.id) or Cursor()).through
+    last = done if to is None else to
+    if start < first:
+        raise Conflict(
+            f"the log begins with the commit {first}, and the replay is to begin with {start}: what is before is in files only; "
+            f"begin with {first}, or give the trigger those rows by a query"
+        )
+    if start > last or last > done:
+        raise InvalidRequest(
+            f"there is nothing from {start} to {last} that the trigger {name!r} has had: it is at {done}; begin at or before it"
+        )
+    draft.move(trigger.id, Cursor(through=start - 1))
+    return _put(draft, evolve(trigger, replay=(start, last, done)))
+
+
 def disable_by_person(draft: Draft, database: str, name: str) -> Trigger:
     """Disables a trigger; nothing happens to one that is disabled."""
     trigger = draft.catalog.trigger(database, name)

@@ -66,6 +66,7 @@ def show(
         "created_at": trigger.created_at,
         "through": None if cursor is None else cursor.through,
         "last_fired": None if cursor is None else cursor.fired,
+        "replay": None if trigger.replay is None else dict(zip(("from", "to", "resume"), trigger.replay, strict=True)),
         "running": status["running"],
         "lag_commits": None if trigger.state == "disabled" else status["lag_commits"],
         "lag_rows": None if trigger.state == "disabled" else status.get("lag_rows", 0),
