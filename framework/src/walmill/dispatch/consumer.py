@@ -74,6 +74,13 @@ class Start:
 
 
 @frozen
+class Ready:
+    """This batch will be started as soon as the cursor is saved: what it takes can be made ready."""
+
+    batch: Batch
+
+
+@frozen
 class Fetch:
     """Read commits from the log, from this sequence on, and give them to `fetched`."""
 
@@ -120,7 +127,7 @@ class Pause:
     batch: Batch
 
 
-Instruction = Start | Fetch | Move | Save | DeadLetter | Disable | Pause
+Instruction = Start | Ready | Fetch | Move | Save | DeadLetter | Disable | Pause
 
 
 def backoff(attempt: int, chance: float) -> float:
@@ -169,6 +176,7 @@ class Consumer:
     running: dict[int, Batch] = field(factory=dict)
     waiting: list[tuple[float, Batch]] = field(factory=list)
     giving_up: dict[int, Batch] = field(factory=dict)
+    taken: Batch | None = None
     halves: deque[Batch] = field(factory=deque)
     failures: int = 0
     since: float | None = None
@@ -203,14 +211,21 @@ class Consumer:
         """Rows that it has not finished; None if nobody has counted what is to be read back from the log."""
         if self.behind is not None and self.behind_rows is None:
             return None
-        batches = [*self.running.values(), *self.giving_up.values(), *self.halves, *(one for _, one in self.waiting)]
+        batches = self.open_batches
         behind = self.behind_rows if self.behind is not None else 0
         return self.backlog_rows + sum(batch.rows for batch in batches) + (behind or 0)
 
     @property
+    def open_batches(self) -> list[Batch]:
+        """The batches that were taken and are not finished."""
+        found = [*self.running.values(), *self.giving_up.values(), *self.halves, *(one for _, one in self.waiting)]
+        return found if self.taken is None else [*found, self.taken]
+
+    @property
     def busy(self) -> bool:
         """Whether anything is under way or waits for its turn."""
-        return bool(self.backlog or self.running or self.waiting or self.giving_up or self.halves or self.cursor.done)
+        waits = self.backlog or self.waiting or self.halves or self.taken
+        return bool(waits or self.running or self.giving_up or self.cursor.done)
 
     def pass_by(self, sequence: int) -> Cursor | None:
         """Notes that nothing up to a sequence concerns the trigger, when it has nothing to do.
@@ -290,22 +305,26 @@ class Consumer:
             if self.halves:
                 found.append(self._start(self.halves.popleft()))
                 continue
-            if self._jumps():
+            if self.taken is None and self._jumps():
                 found.append(Move(self.cursor))
                 continue
-            if not self.backlog:
+            if not self.backlog and self.taken is None:
                 if self.behind is not None and not self.fetching:
                     self.fetching = True
                     found.append(Fetch(self.behind))
                 break
-            if self._gathers(now):
+            if self.taken is None and self._gathers(now):
                 break
             if self.unsaved:
                 if not self.saving:
                     self.saving = True
                     found.append(Save(self.cursor))
+                if self.taken is None:
+                    self.taken = self._take()
+                    found.append(Ready(self.taken))
                 break
-            found.append(self._start(self._take()))
+            batch, self.taken = self.taken, None
+            found.append(self._start(self._take() if batch is None else batch))
         return found
 
     def _jumps(self) -> bool:
@@ -374,6 +393,8 @@ class Consumer:
         open_firsts += [batch.first for _, batch in self.waiting if batch.number != number]
         open_firsts += [batch.first for batch in self.halves]
         open_firsts += self._left
+        if self.taken is not None:
+            open_firsts.append(self.taken.first)
         return min(open_firsts) - 1 if open_firsts else self.handed
 
     def committed(self, number: int, cursor: Cursor, now: float) -> list[Instruction]:
@@ -453,8 +474,12 @@ class Consumer:
         batch = self.running.pop(number)
         self.stopped = True
         self.backlog.clear()
-        self._left += [batch.first, *(half.first for half in self.halves)]  # runs that go on must not pass them by
+        # runs that go on must not pass them by
+        self._left += [batch.first, *(half.first for half in self.halves)]
+        if self.taken is not None:
+            self._left.append(self.taken.first)
         self.halves.clear()
+        self.taken = None
         self.backlog_rows = 0
         self.behind = batch.first if self.behind is None else min(batch.first, self.behind)
 

@@ -20,6 +20,7 @@ from walmill.dispatch.consumer import (
     Item,
     Move,
     Pause,
+    Ready,
     Save,
     Start,
     backoff,
@@ -108,6 +109,7 @@ class WriteLine:
         self._timer: asyncio.TimerHandle | None = None
         self._last_at = 0
         self._ahead: tuple[Batch, Gate] | None = None
+        self._readied: tuple[Batch, Gate] | None = None
         self.settled_rows = 0
 
     @property
@@ -164,8 +166,16 @@ class WriteLine:
     def _act(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             match instruction:
+                case Start(batch) if self._readied is not None and self._readied[0] is batch:
+                    gate, self._readied = self._readied[1], None
+                    gate.settle(time.perf_counter_ns())
                 case Start(batch):
                     self._spawn(self._run(batch))
+                case Ready(batch):
+                    if self.station.ready:
+                        gate = Gate(asyncio.get_running_loop())
+                        self._readied = (batch, gate)
+                        self._spawn(self._run(batch, gate))
                 case Move(cursor):
                     self._host.move(self.station.trigger, cursor)
                 case Save(cursor):
@@ -268,7 +278,8 @@ class WriteLine:
             rows_in=batch.rows,
         )
         ended = await station.perform(event, gate, view)
-        if gate is None or gate.at is not None:
+        # one that could not even be made ready has failed only if it would have begun
+        if gate is None or await gate.passed():
             self._settle(batch, ended)
 
     def _settle(self, batch: Batch, ended: Ended) -> None:
@@ -375,6 +386,9 @@ class WriteLine:
     def stop(self) -> None:
         """Starts nothing more."""
         self.unprepare()
+        if self._readied is not None:
+            self._readied[1].settle(None)
+            self._readied = None
         self.consumer.stop()
         if self._timer is not None:
             self._timer.cancel()
@@ -383,22 +397,12 @@ class WriteLine:
     def oldest(self) -> int | None:
         """Commit time of the oldest commit at hand that it has not finished, ns; None if there is none at hand."""
         consumer = self.consumer
-        batches = [*consumer.running.values(), *consumer.giving_up.values(), *consumer.halves]
-        batches += [batch for _, batch in consumer.waiting]
-        items = [batch.items[0] for batch in batches] + list(itertools.islice(consumer.backlog, 1))
+        items = [batch.items[0] for batch in consumer.open_batches] + list(itertools.islice(consumer.backlog, 1))
         return min((item.payload.time for item in items if item.payload is not None), default=None)
 
     def lag(self, newest: int) -> int:
         """Commits for this trigger that it has not finished, as far as they are at hand; at least 1 if there are any."""
-        count = len(self.consumer.backlog) + sum(
-            len(batch.items)
-            for batch in (
-                *self.consumer.running.values(),
-                *self.consumer.giving_up.values(),
-                *(batch for _, batch in self.consumer.waiting),
-                *self.consumer.halves,
-            )
-        )
+        count = len(self.consumer.backlog) + sum(len(batch.items) for batch in self.consumer.open_batches)
         behind = self.consumer.behind
         return count + (max(1, newest - behind + 1) if behind is not None else 0)
 
