@@ -25,8 +25,9 @@ def on_write(batch: WriteBatch, ctx: BaseContext[Any]) -> None:
     Delivery: after the acknowledgement, so a plugin cannot refuse a row. What the run writes, the state that it changes
         and its cursor are one commit: inside the database effectively once, outside it at least once (`ctx.run.key`).
         A failed run is repeated, skipped, or disables the trigger, as its error policy says.
-    Runs where: `inline`: `async def` on the mill's event loop, shared with other plugins; `def` on a thread of the trigger.
-        Never in the thread that writes the log. One batch at a time unless the trigger's `max_concurrency` says more.
+    Runs where: `process` (default): in a worker process of the trigger, in its main thread; async hooks of one worker share one
+        loop for its life. `inline`: `async def` on the mill's event loop, shared with other plugins; `def` on a thread of the
+        trigger. Never in the thread that writes the log. One batch at a time unless `max_concurrency` says more.
     May be async: yes.
     Since: 0.1.
     """
@@ -57,7 +58,8 @@ def on_request(request: Request, ctx: BaseContext[Any]) -> Reply:
         `headers` and `body`. A tuple of another shape is an error.
     Delivery: at most once; the commit precedes the first byte of the answer, and a refused commit is the answer.
         An exception answers 500 with the id of the run (`HTTPError` answers its own status) and keeps nothing.
-    Runs where: `inline`: `async def` on the mill's event loop; `def` on a thread of the trigger. Never on the server's loop.
+    Runs where: `process`: one request at a time in each of up to `max_concurrency` workers. `inline`: `async def` on the mill's
+        event loop; `def` on a thread of the trigger. Never on the server's loop.
     May be async: yes.
     Since: 0.1.
     """
@@ -96,11 +98,11 @@ def on_shutdown(ctx: BaseContext[Any]) -> None:
 def register_settings() -> type:
     """Which arguments a trigger of this plugin takes.
 
-    When: when the plugin is inspected.
-    How often: once for each inspection.
+    When: when the plugin is inspected, and in each of its workers.
+    How often: once for each of those.
     Return value: a class made with `@settings`; its instance is `ctx.settings`.
     Delivery: does not apply.
-    Runs where: in the inspection.
+    Runs where: in a fresh worker process that inspects the plugin, and in its workers.
     May be async: no.
     Since: 0.1.
     """
