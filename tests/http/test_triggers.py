@@ -34,7 +34,8 @@ def _plugin(engine: Engine) -> None:
 
 def test_defaults_stand_for_everything_that_is_left_out(client: TestClient) -> None:
     answer = client.post(TRIGGERS, json=BASE)
-    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.status_code == 200
+    assert len(answer.json()["next"]) == 5
     shown = client.get(TRIGGERS, params=NAMED).json()
     assert shown["trigger_specification"] == "every:1d"
     assert (shown["error_behavior"], shown["attempts"], shown["max_concurrency"]) == ("retry", 5, 1)
@@ -186,3 +187,20 @@ def test_run_is_for_schedules(client: TestClient) -> None:
     client.post(TRIGGERS, json={**BASE, "trigger_specification": "all_tables"})
     assert client.post(f"{TRIGGERS}/run", params=NAMED).status_code == 400
     assert client.post(f"{TRIGGERS}/run", params={**NAMED, "at": "soon"}).status_code == 400
+
+
+def test_a_schedule_is_answered_with_its_next_due_times(client: TestClient, engine: Engine) -> None:
+    class Ticks:
+        @hookimpl
+        def on_schedule(self) -> None:
+            pass
+
+    engine.register(Ticks, name="ticks")
+    body = {"db": "d", "plugin": "ticks", "trigger_name": "t", "trigger_specification": "cron:0 9 * * *@Asia/Tokyo"}
+    found = client.post("/api/v3/configure/processing_engine_trigger", json=body).json()["next"]
+    assert len(found) == 5
+    assert all(one["utc"].endswith("T00:00:00Z") and one["local"].endswith("T09:00:00+09:00") for one in found)
+    body |= {"trigger_name": "u", "trigger_specification": "every:1M"}
+    answer = client.post("/api/v3/configure/processing_engine_trigger", json=body)
+    assert answer.status_code == 400
+    assert "use cron:0 0 1 * *" in answer.text

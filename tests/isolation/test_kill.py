@@ -47,6 +47,20 @@ def one_round(directory: Path, start: int, writes: int) -> set[tuple[str, int]]:
     return {(match[1], int(match[2])) for match in found if match}
 
 
+def processes_of(directory: Path) -> list[str]:
+    """Zygotes and workers of the engines of a test: the directory is on their path."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdigit():
+            try:
+                command = (one / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"walmill_worker" in command and str(directory).encode() in command:
+                found.append(one.name)
+    return found
+
+
 @pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_source_copy_and_count_agree(tmp_path: Path, rounds: int) -> None:
     chance = random.Random(20261128)
@@ -55,6 +69,10 @@ def test_source_copy_and_count_agree(tmp_path: Path, rounds: int) -> None:
     for _ in range(rounds):
         acknowledged |= one_round(tmp_path, start, chance.randint(200, 1500))
         start = max(number for _, number in acknowledged) + 1000
+    until = time.monotonic() + 20
+    while left := processes_of(tmp_path):
+        assert time.monotonic() < until, f"workers outlive their engine: {left}"
+        time.sleep(0.05)
     child = load_child()
     try:
         with child.open_engine(tmp_path) as engine:

@@ -19,6 +19,8 @@ from walmill.triggers.spec import (
     Spec,
     TablePattern,
     TableSpec,
+    calendar_problem,
+    fire_times,
     parse_spec,
     paths_overlap,
 )
@@ -286,3 +288,32 @@ def test_paths_meet_exactly_where_starlette_routes_meet(path_a: str, path_b: str
         url = data.draw(st.from_regex(regex_of(path_a), fullmatch=True))
         assume("\n" not in url)
         assert not regex_of(path_b).match(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("every:1M", "cron:0 0 1 * *"),
+        ("every:3 months", "cron:0 0 1 */3 *"),
+        ("every:5M", "cron for dates"),
+        ("every:1y", "cron:0 0 1 1 *"),
+        ("every:1 year", "cron:0 0 1 1 *"),
+    ],
+)
+def test_months_and_years_are_no_durations(text: str, meant: str) -> None:
+    problem = calendar_problem(text)
+    assert problem is not None
+    assert meant in problem
+
+
+@pytest.mark.parametrize("text", ["every:30d", "every:2w", "every:1m", "cron:0 0 1 * *", "table:y"])
+def test_other_specs_are_what_they_say(text: str) -> None:
+    assert calendar_problem(text) is None
+
+
+def test_the_next_due_times() -> None:
+    second = 10**9
+    assert fire_times(parse_spec("every:10s"), 25 * second) == [second * n for n in (30, 40, 50, 60, 70)]
+    assert fire_times(parse_spec("cron:0 0 0 1 1 * 2030"), 0)[0] == 1893456000 * second
+    assert len(fire_times(parse_spec("cron:0 0 0 1 1 * 2030"), 0)) == 1
+    assert fire_times(parse_spec("table:cpu"), 0) == []

@@ -467,13 +467,17 @@ class Client:
         """One trigger."""
         return self._object(self.request("GET", TRIGGERS, params={"db": database, "trigger_name": name}))
 
-    def create_trigger(self, body: Mapping[str, Any]) -> str | None:
-        """Creates a trigger; what there is to be warned of, or None.
+    def create_trigger(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Creates a trigger.
 
         Args:
             body: `db`, `plugin`, `trigger_name`, `trigger_specification`, and what else the route knows.
+
+        Returns:
+            `warning`, if there is something to be warned of; `next`, the next due times of a schedule, `utc` and `local`.
         """
-        return self._warning(self.request("POST", TRIGGERS, body=dict(body)))
+        answer = self.request("POST", TRIGGERS, body=dict(body))
+        return self._object(answer) if answer.content else {}
 
     def enable_trigger(self, database: str, name: str) -> str | None:
         """Enables a trigger; what there is to be warned of, or None."""

@@ -160,9 +160,12 @@ def create_trigger(
     asked = {limit: value for limit, value in limits.items() if value is not None}
     if asked:
         body["limits"] = asked
-    warning = client.create_trigger(body)
+    made = client.create_trigger(body)
     click.echo(f"Trigger {name} created successfully")
-    _warn(warning)
+    for number, due in enumerate(made.get("next", ())):
+        same = due["local"].removesuffix("+00:00") == due["utc"].removesuffix("Z")
+        click.echo(f"{'next' if number == 0 else '    '}  {due['utc']}" + ("" if same else f"  ({due['local']})"))
+    _warn(made.get("warning"))
 
 
 def _warn(warning: str | None) -> None:

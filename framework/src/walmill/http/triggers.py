@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import anyio.to_thread
@@ -20,7 +21,8 @@ from walmill.model.trigger import Trigger
 from walmill.settings.nearest import did_you_mean
 from walmill.settings.triggers import parse_triggers
 from walmill.triggers.manage import NewTrigger
-from walmill.units import parse_time
+from walmill.triggers.spec import CronSpec, EverySpec, fire_times, parse_spec
+from walmill.units import format_time, parse_time
 
 PATH = "/api/v3/configure/processing_engine_trigger"
 NAMED = {"db": str, "trigger_name": str}
@@ -107,7 +109,14 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
         if request.url.query:
             raise InvalidRequest("a new trigger is described by a JSON body, not by the query string; move it there")
         body = parse_object(await read_body(request.scope, request.receive, site.body_limit))
-        return _done(await site.call(engine.create_trigger, new_trigger(body, defaults)))
+        made = await site.call(engine.create_trigger, new_trigger(body, defaults))
+        spec = parse_spec(made.spec)
+        times = fire_times(spec, engine.options.clock.now_ns()) if made.enabled else []
+        if not times:
+            return _done(made)
+        zone = spec.schedule().zone if isinstance(spec, CronSpec | EverySpec) else UTC
+        answer: dict[str, Any] = {"next": [_both(instant, zone) for instant in times]}
+        return json_response(answer if made.warning is None else {**answer, "warning": made.warning})
 
     async def show(request: Request) -> Response:
         engine = site.engine
@@ -169,6 +178,12 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
 def _done(trigger: Trigger) -> Response:
     """The answer to a change: empty, as InfluxDB has it, unless there is something to be warned of."""
     return Response(status_code=200) if trigger.warning is None else json_response({"warning": trigger.warning})
+
+
+def _both(instant: int, zone: tzinfo) -> dict[str, str]:
+    """A due time in UTC, and as a clock in the schedule's zone shows it."""
+    when = datetime.fromtimestamp(instant / 1e9, UTC)
+    return {"utc": format_time(instant), "local": when.astimezone(zone).isoformat()}
 
 
 def _list(engine: Engine, database: str | None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from walmill.plugins.description import PluginDescription
 from walmill.settings.limits import LIMITS, parse_limits
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
-from walmill.triggers.spec import RequestSpec, Spec, parse_spec
+from walmill.triggers.spec import RequestSpec, Spec, calendar_problem, parse_spec
 from walmill.units import HOUR, parse_duration
 
 POLICIES: Mapping[str, ErrorPolicy] = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
@@ -90,6 +90,9 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
     spec = parse_spec(new.spec)
     plugin.require(spec)
     problems = plugin.check_arguments(new.arguments)
+    calendar = calendar_problem(new.spec)
+    if calendar is not None:
+        problems.append(calendar)
     if not new.name or len(new.name.encode()) > 255 or re.search(r"[\x00-\x1f\x7f/]", new.name):
         problems.append(f"the trigger name {new.name!r} must have 1 to 255 bytes, without control characters and '/'")
     if new.policy not in POLICIES:

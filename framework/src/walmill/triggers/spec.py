@@ -251,6 +251,49 @@ def _parse_every(text: str) -> EverySpec:
     return EverySpec(duration)
 
 
+_CALENDAR = re.compile(r"\s*every:\s*(\d+)\s*(M|months?|y|years?)\s*")
+
+
+def calendar_problem(text: str) -> str | None:
+    """Why a spec of months or years is not what it says: they differ in length. What is meant, as cron; None for other specs.
+
+    Args:
+        text: A spec that can be parsed.
+    """
+    found = _CALENDAR.fullmatch(text)
+    if found is None:
+        return None
+    count, unit = int(found[1]), found[2]
+    if unit.lower().startswith("y"):
+        meant = "0 0 1 1 *" if count == 1 else None
+    else:
+        meant = "0 0 1 * *" if count == 1 else f"0 0 1 */{count} *" if 12 % count == 0 else None
+    advice = f"use cron:{meant}" if meant is not None else "use cron for dates of a calendar"
+    days = count * (365.25 if unit.lower().startswith("y") else 30.44)
+    return (
+        f"{text.strip()!r} would be due every {days:g} days and not at the beginning of one: {advice}, or say days, "
+        "such as every:30d"
+    )
+
+
+def fire_times(spec: Spec, now: int, count: int = 5) -> list[int]:
+    """The next due times of a schedule, ns since the epoch; none for another spec.
+
+    Args:
+        spec: The spec.
+        now: Times after it, ns.
+        count: At most so many.
+    """
+    if not isinstance(spec, EverySpec | CronSpec):
+        return []
+    schedule, instant = spec.schedule(), now
+    found: list[int] = []
+    while len(found) < count and (following := schedule.next_after(instant)) is not None:
+        found.append(following)
+        instant = following
+    return found
+
+
 def _parse_cron(text: str) -> CronSpec:
     at = text.rfind("@")
     expression, zone = (text[:at], text[at + 1 :].strip()) if at > 0 else (text, "UTC")

@@ -46,6 +46,7 @@ class Zygote:
         self._link = link
         self._receiver = Receiver(link)
         self._workers: dict[int, _Worker] = {}
+        self._place: str | None = None
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
@@ -76,6 +77,11 @@ class Zygote:
             pass
         finally:
             kill_tree_below()
+            for worker in self._workers.values():  # an engine that was killed cannot do it
+                shutil.rmtree(worker.directory, ignore_errors=True)
+            if self._place is not None:
+                with contextlib.suppress(OSError):
+                    os.rmdir(self._place)  # noqa: PTH106
 
     def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
         try:
@@ -89,6 +95,7 @@ class Zygote:
 
     def _fork(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number, directory = message["n"], message["directory"]
+        self._place = os.path.dirname(directory)  # noqa: PTH120
         try:
             os.mkdir(directory, 0o700)  # noqa: PTH102
             if threading.active_count() != 1:
