@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from tests.isolation.conftest import lines, runs, state, wait
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
+from walmill.snapshot.due import Limits as SnapshotLimits
 
 
 def make(engine: Engine, do: str, name: str = "t", plugin: str = "trouble", **more: Any) -> None:
@@ -157,3 +159,34 @@ def test_an_object_of_the_application_cannot_run_in_a_process(engine: Engine) ->
     with pytest.raises(InvalidRequest, match="object of the application"):
         engine.create_trigger(database="d", name="m", plugin="mine", spec="table:cpu", executor="process")
     assert engine.create_trigger(database="d", name="m", plugin="mine", spec="table:cpu").executor == "inline"
+
+
+def test_a_batch_that_is_kept_stays_as_it_is_when_its_log_is_released(tmp_path: Path, place: Path) -> None:
+    with Engine.open(data_dir=tmp_path, segment_bytes=2**16, shutdown_timeout=5.0) as engine:
+        make(engine, "keep")
+        for turn in range(12):
+            write(engine, 300, 1000 * turn)
+            wait(lambda turn=turn: (state(engine, "t", "same") or [0])[0] > turn)  # type: ignore[misc]
+            engine.snapshot()
+        wait(lambda: engine.snapshot() and engine.segments[0].header.first_sequence > 5)
+        write(engine, 3)
+        wait(lambda: state(engine, "t", "same")[0] > 12)
+        assert state(engine, "t", "same")[1] is True
+        assert len({one["pid"] for one in engine.worker_processes()["workers"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "limit"),
+    [(120, "32MiB"), pytest.param(1024, "300MiB", marks=[pytest.mark.long, pytest.mark.timeout(600)])],
+)
+def test_the_log_that_a_plugin_reads_is_not_its_memory(tmp_path: Path, place: Path, mebibytes: int, limit: str) -> None:
+    """It is behind, reads more mapped log than it may have memory, keeps all of it, and is not killed."""
+    later = SnapshotLimits(buffer_bytes=2**40, log_bytes=2**40, memory_bytes=2**40)
+    with Engine.open(data_dir=tmp_path, shutdown_timeout=5.0, snapshots=later) as engine:
+        text = pa.array(["x" * 4096] * 1024)
+        for turn in range(mebibytes // 4):
+            time = pa.array(range(turn * 1024, (turn + 1) * 1024), pa.timestamp("ns"))
+            engine.write(pa.table({"s": text, "time": time}), database="d", table="cpu", tags=[])
+        make(engine, "touch", start="start", limits={"memory": limit, "timeout": "5m"}, max_batch_rows=5000)
+        wait(lambda: (state(engine, "t", "bytes") or 0) >= mebibytes * 2**20, 400)
+        assert not [one for one in runs(engine, "t") if one["status"] != "ok"]

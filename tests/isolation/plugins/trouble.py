@@ -150,6 +150,22 @@ class Trouble:
         ctx.checkpoint()
         ctx.write([{"v": 1.0, "time": 1}], table="after", tags=[])
 
+    def do_keep(self, batch: Any, ctx: Any) -> None:
+        """Keeps each batch, and looks whether all that it has kept is still as it was."""
+        self.kept.append((batch, list(batch.tables["cpu"].rows())))
+        same = all(list(kept.tables["cpu"].rows()) == rows for kept, rows in self.kept)
+        ctx.cache.put("same", [len(self.kept), same])
+
+    def do_touch(self, batch: Any, ctx: Any) -> None:
+        """Reads every byte that it is given, and keeps hold of all of it."""
+        self.kept.append(batch)
+        for table in batch.tables.values():
+            for column in table.data.columns:
+                for chunk in column.chunks:
+                    ctx.cache.incr(
+                        "bytes", sum(len(bytes(memoryview(one))) for one in chunk.buffers() if one is not None)
+                    )
+
     # ---- what a hook may say
 
     def do_skip(self, event: Any, ctx: Any) -> None:
