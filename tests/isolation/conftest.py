@@ -14,7 +14,17 @@ import pytest
 from walmill.engine import Engine
 
 PLUGINS = Path(__file__).parent / "plugins"
-NAMES = {"trouble": "trouble:Trouble", "asynchronous": "trouble:Asynchronous", "broken-worker": "trouble:Broken"}
+NAMES = {
+    "trouble": "trouble:Trouble",
+    "asynchronous": "trouble:Asynchronous",
+    "slow": "trouble:Slow",
+    "broken-worker": "trouble:Broken",
+}
+    "trouble": "trouble:Trouble",
+    "asynchronous": "trouble:Asynchronous",
+    "slow": "trouble:Slow",
+    "broken-worker": "trouble:Broken",
+}
 
 
 @pytest.fixture(scope="session")

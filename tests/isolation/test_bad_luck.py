@@ -46,7 +46,7 @@ def test_a_run_that_does_not_end_is_ended(tmp_path: Path, place: Path, do: str) 
             assert "WorkerDied" in found["error"]
         else:
             assert found["error"] == "LimitExceeded: the run took longer than its limit of 0.5 s"
-            assert 0.5e9 <= found["duration_ns"] < 1.5e9
+            assert found["duration_ns"] >= 0.5e9
         goes_on(engine)
 
 
@@ -221,3 +221,17 @@ def test_workers_end_with_the_engine(tmp_path: Path, place: Path) -> None:
         pid = wait(lambda: [one["pid"] for one in engine.worker_processes()["workers"] if one["running"]])[0]
         assert not engine.close(0.1)
         assert not alive(pid)
+
+
+def test_a_spare_worker_is_kept_where_loading_takes_long(engine: Engine) -> None:
+    make(engine, "copy", plugin="slow", policy="retry")
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 3)
+    both = wait(lambda: len(found := engine.worker_processes()["workers"]) == 2 and found)
+    used = state(engine, "t", "pid")
+    (spare,) = {one["pid"] for one in both} - {used}
+    os.kill(used, signal.SIGKILL)
+    wait(lambda: used not in {one["pid"] for one in engine.worker_processes()["workers"]})
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 6)
+    assert state(engine, "t", "pid") == spare

@@ -423,6 +423,14 @@ class Asynchronous:
         return pieces()
 
 
+class Slow(Trouble):
+    """Takes a while to be made."""
+
+    def __init__(self) -> None:
+        time.sleep(0.2)
+        super().__init__()
+
+
 class Broken:
     """Cannot be made."""
 

@@ -22,14 +22,14 @@ from typing import Any
 from attrs import field, frozen
 
 from walmill.context.local import Limits
-from walmill.errors import Conflict, PluginFailure, Unavailable
+from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError
 from walmill.isolation.base import Seat
 from walmill.isolation.seat import Process
 from walmill.isolation.warden import Warden, Watched, memory_of
 from walmill.isolation.zygote import Ended, Zygote, interpreter
 from walmill.observe.log import get_logger
 from walmill.wal.log import Log
-from walmill_hookspecs import TriggerInfo
+from walmill_hookspecs import BadSettings, TriggerInfo
 from walmill_hookspecs.settings import resolve_secret
 from walmill_worker.describe import Described
 from walmill_worker.wire import pair
@@ -56,6 +56,10 @@ VARIABLES = (
     "CURL_CA_BUNDLE",
 )
 """The environment variables of the server that a plugin sees, beside `LC_…`; others hold secrets."""
+
+
+SLOW_SECONDS = 0.05
+"""Where loading a plugin takes longer, a spare worker is kept that has done it."""
 
 
 @frozen(kw_only=True)
@@ -133,6 +137,8 @@ class ProcessWorker:
         self._idle: deque[Process] = deque()
         self._busy: set[Process] = set()
         self._making = 0
+        self._spare: asyncio.Task[None] | None = None
+        self.slow = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
@@ -168,6 +174,7 @@ class ProcessWorker:
             if self._idle:
                 process = self._idle.pop()  # the last one is the warmest
                 self._busy.add(process)
+                self._keep_spare()
                 return process
             if len(self._busy) + self._making < self._concurrency:
                 break
@@ -184,7 +191,29 @@ class ProcessWorker:
             await process.end(1.0)
             raise Unavailable("the trigger is being changed; send it again", retry_after=1)
         self._busy.add(process)
+        self._keep_spare()
         return process
+
+    def _keep_spare(self) -> None:
+        """Where loading the plugin takes long, one process more has done it already: it takes the place of one that ends."""
+        wanted = self.slow and not self._closed and self._spare is None and self._executor.has_room
+        if wanted and self._busy and all(process.started for process in self._idle):
+            self._spare = asyncio.get_running_loop().create_task(self._make_spare())
+
+    async def _make_spare(self) -> None:
+        try:
+            process = await self._executor.make(self)
+        except (WalmillError, BadSettings) as error:
+            log.warning("a spare worker could not be made", trigger=self.trigger.name, error=str(error))
+            return
+        finally:
+            self._spare = None
+        if self._closed:
+            await process.end(1.0)
+        else:
+            self._idle.appendleft(process)
+            self._next()
+            self._executor.given()
 
     def give(self, seat: Seat) -> None:
         """See `Worker.give`."""
@@ -229,6 +258,9 @@ class ProcessWorker:
         self._closed = True
         while self._waiting:
             self._next()
+        if self._spare is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([self._spare])
         for process in list(self._busy):
             process.kill("the trigger was closed")
             await process.end(1.0)
@@ -339,6 +371,7 @@ class ProcessExecutor:
             for name, value in worker.arguments.items()
         }
         process = await self._process(worker.trigger, worker.limits, worker.lost)
+        began = time.monotonic()
         try:
             worker.hooks = await process.open(
                 worker.plugin, worker.source.value, worker.source.wrappers, arguments, self._options.start_seconds
@@ -346,7 +379,13 @@ class ProcessExecutor:
         except BaseException:
             await process.end(1.0)
             raise
+        worker.slow = time.monotonic() - began > SLOW_SECONDS
         return process
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another worker may be made without anybody waiting for it."""
+        return self._running < self._options.most and not self._waiting
 
     async def _process(self, trigger: TriggerInfo, limits: Limits, lost: Callable[[Process], None]) -> Process:
         if self._zygote is None:

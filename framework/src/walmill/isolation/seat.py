@@ -165,6 +165,8 @@ class Process:
         Raises:
             PluginFailure: If none came.
         """
+        if not self.alive:
+            raise PluginFailure("the worker has ended")
         self._waiting = asyncio.get_running_loop().create_future()
         self._send(message)
         self._warden.begin(self.watched)
@@ -183,6 +185,8 @@ class Process:
 
     async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
         """See `Seat.call`."""
+        if not self.alive:  # it ended between two hooks
+            return Called(error=RemoteError("WorkerDied", "the worker ended before the run began"))
         self._state, self._calls = state, Calls(state)
         self._lines = 0
         waiting = self._waiting = asyncio.get_running_loop().create_future()
