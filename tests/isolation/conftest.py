@@ -20,11 +20,6 @@ NAMES = {
     "slow": "trouble:Slow",
     "broken-worker": "trouble:Broken",
 }
-    "trouble": "trouble:Trouble",
-    "asynchronous": "trouble:Asynchronous",
-    "slow": "trouble:Slow",
-    "broken-worker": "trouble:Broken",
-}
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def processes_of(directory: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("rounds", [4, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_source_copy_and_count_agree(tmp_path: Path, rounds: int) -> None:
     chance = random.Random(20261128)
     acknowledged: set[tuple[str, int]] = set()

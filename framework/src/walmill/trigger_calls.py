@@ -182,6 +182,7 @@ class Triggers(Definitions):
     def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
         """All triggers, or those of a database: definition, cursor and what they are doing, as plain data."""
         view = self.view()
+        self._mill.wait_until_current()  # what was written before this call counts as lag
         found = []
         for trigger in view.catalog.triggers.values():
             owner = view.catalog.databases[trigger.database_id]
@@ -196,6 +197,7 @@ class Triggers(Definitions):
             NotFound: If there is none.
         """
         view = self.view()
+        self._mill.wait_until_current()
         return self._shown(view.catalog.trigger(database, name), database, view)
 
     def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
