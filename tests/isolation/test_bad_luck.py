@@ -125,9 +125,10 @@ def sleepers() -> list[str]:
     return found
 
 
-def test_a_run_that_says_too_much(tmp_path: Path, place: Path) -> None:
+@pytest.mark.parametrize("printed", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_a_run_that_says_too_much(tmp_path: Path, place: Path, printed: int) -> None:
     with opened(tmp_path, log_lines=50) as engine:
-        found = run(engine, "shout")
+        found = run(engine, "shout", arguments={"amount": printed})
         assert found["status"] == "ok"
         said = wait(lambda: len(lines(engine, "t")) >= 50 and lines(engine, "t"))
         assert len(said) == 50

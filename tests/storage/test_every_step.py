@@ -271,8 +271,9 @@ def owned(directory: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "every"),
     [
-        ("power", 1),
+        ("power", 2),
         ("kill", 4),
+        pytest.param("power", 1, marks=pytest.mark.long),
         pytest.param("kill", 1, marks=pytest.mark.long),
         pytest.param("power, torn", 1, marks=pytest.mark.long),
     ],

@@ -223,7 +223,7 @@ class Trouble:
             a = [a]
         repr(a)
         hash_me: Any = ()
-        for _ in range(10**7):
+        for _ in range(10**6):
             hash_me = (hash_me,)
         hash(hash_me)
 
@@ -250,7 +250,7 @@ class Trouble:
         time.sleep(1000)
 
     def do_shout(self, event: Any, ctx: Any) -> None:
-        for number in range(1_000_000):
+        for number in range(ctx.settings.amount):
             print("line", number)
 
     def do_change(self, event: Any, ctx: Any) -> None:

@@ -58,6 +58,8 @@ VARIABLES = (
 """The environment variables of the server that a plugin sees, beside `LC_…`; others hold secrets."""
 
 
+CLOSE_SECONDS = 1.0
+"""What still runs after so long when the engine stops is killed with the zygote."""
 SLOW_SECONDS = 0.05
 """Where loading a plugin takes longer, a spare worker is kept that has done it."""
 
@@ -500,8 +502,11 @@ class ProcessExecutor:
         """See `Executor.close`."""
         if self._sweep is not None:
             self._sweep.cancel()
-        for worker in list(self._workers):
-            await worker.close()
+        closing = [asyncio.get_running_loop().create_task(worker.close()) for worker in list(self._workers)]
+        if closing:
+            _, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
         if self._zygote is not None:
             self._zygote.close()
         loop = asyncio.get_running_loop()

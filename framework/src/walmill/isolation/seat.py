@@ -41,6 +41,8 @@ MESSAGES = 64
 """So many messages of one worker are taken before others have their turn."""
 WAITING = 4096
 """More messages than this do not wait for a worker that does not read them: it is killed."""
+ASKING = 1024
+"""A worker may have asked so many questions whose answers it has not got."""
 OUTPUT_BYTES = 64 * 1024
 _GO, _STAY = pack({"op": "go"}), pack({"op": "stay"})
 
@@ -98,6 +100,7 @@ class Process:
         self._wrong: str | None = None
         self._printed = b""
         self._lines = 0
+        self._asking = 0
         self._sending = threading.Lock()
         loop = self._loop = asyncio.get_running_loop()
         loop.add_reader(link, self._readable)
@@ -176,7 +179,7 @@ class Process:
             self.kill(f"it did not answer within {timeout:g} s")
             raise PluginFailure(f"the worker of the plugin did not answer within {timeout:g} s") from None
         except _Died as death:
-            raise PluginFailure(f"the worker that loaded the plugin ended: {death}") from None
+            raise PluginFailure(f"the worker of the plugin ended: {self.watched.killed or death}") from None
         finally:
             self._waiting = None
             self._warden.finish(self.watched)
@@ -221,6 +224,8 @@ class Process:
         finally:
             self._waiting = None
             self._warden.finish(self.watched)
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # it may have ended while nobody waited yet
 
     def _message(self, hook: str, state: RunState, *, held: bool) -> dict[str, Any]:
         run = state.run
@@ -441,6 +446,10 @@ class Process:
             self._answer(number, *done)
             return
         if message.get("what") not in COMMITS:
+            if self._asking >= ASKING:
+                close_all(descriptors)
+                raise Nonsense(f"more than {ASKING} questions at a time")
+            self._asking += 1
             calls.state.host.pool.submit(self._in_thread, calls, number, message, descriptors)
             return
         task = self._loop.create_task(self._later(calls, number, message, descriptors))
@@ -469,6 +478,7 @@ class Process:
             answer = {"op": "answer", "n": number, "error": pack_error(error)}
         finally:
             close_all(descriptors)
+            self._asking -= 1
         beside = [] if descriptor is None else [descriptor]
         sent = False
         try:
@@ -551,7 +561,7 @@ class Process:
         with self._sending:
             self._link.close()
         os.close(self._output)
-        os.close(self.watched.pidfd)
+        self.watched.close()
         for _, descriptors in self._outbox:
             close_all(descriptors)
         self._outbox.clear()

@@ -51,6 +51,7 @@ class Watched:
     cpu_before: float = 0.0
     peak: int = 0
     killed: str | None = None
+    _closing: threading.Lock = field(factory=threading.Lock)
     _tokens: float = 0.0
     _looked: float = 0.0
     _used: float = 0.0
@@ -58,10 +59,20 @@ class Watched:
 
     def kill(self, why: str | None = None) -> None:
         """Ends it; what it has started is ended by the zygote, whose children they become."""
-        if self.killed is None and why is not None:
-            self.killed = why
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        with self._closing:  # a descriptor that is closed may be another process's by now
+            if self.pidfd < 0:
+                return
+            if self.killed is None and why is not None:
+                self.killed = why
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """It has ended: nothing is done to it any more."""
+        with self._closing:
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+                self.pidfd = -1
 
     def cpu(self) -> float:
         """Seconds of processor time that it and what it has started have used."""
@@ -73,6 +84,8 @@ class Watched:
 
     def look(self, now: float) -> None:
         """Looks at it, and does what its limits ask for."""
+        if self.pidfd < 0:
+            return
         limits, began = self.limits, self.began
         if began is not None and limits.seconds is not None and now - began >= limits.seconds:
             self.kill(f"the run took longer than its limit of {limits.seconds:g} s")
