@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from walmill.context.local import Limits, RunState
@@ -19,17 +18,16 @@ from walmill.errors import PluginFailure, described, told
 from walmill.isolation.base import Called, Gate
 from walmill.isolation.calls import WAITING as COMMITS
 from walmill.isolation.calls import Calls
+from walmill.isolation.crossing import plain_values, result_of
 from walmill.isolation.places import Known, Told, tell
 from walmill.isolation.warden import Warden, Watched, cpu_of
 from walmill.isolation.zygote import Ended
 from walmill.observe.log import get_logger
 from walmill.units import format_size
 from walmill.wal.log import Log
-from walmill_hookspecs import LimitExceeded, Request, RunCancelled, Tick, TriggerInfo
+from walmill_hookspecs import LimitExceeded, RunCancelled, TriggerInfo
 from walmill_worker import PROTOCOL
 from walmill_worker.errors import RemoteError
-from walmill_worker.given import pack_given
-from walmill_worker.replies import checked_answer
 from walmill_worker.trouble import pack_error, unpack_error
 from walmill_worker.wire import Gone, Nonsense, Receiver, close_all, pack, send
 
@@ -203,7 +201,7 @@ class Process:
                     message["values"] = {"batch": told_batch.plain}
                     message["forget"] = self._known.forget()
                 else:
-                    message["values"] = _values(values)
+                    message["values"] = plain_values(values)
                 self._send(message, told_batch.descriptors)
             except MemoryError as error:
                 return Called(error=error)
@@ -260,7 +258,7 @@ class Process:
             error = unpack_error(answer["error"]) if "error" in answer else None
             result = None
             if error is None:
-                result = _result(hook, answer.get("result"), self._limits.answer_bytes, self)
+                result = result_of(hook, answer.get("result"), self._limits.answer_bytes, self)
                 if answer.get("callbacks"):
                     state.callbacks.append(_there)
             elif isinstance(error, RunCancelled) and state.cancelled is None:
@@ -608,54 +606,3 @@ class _Died(Exception):
 
 def _there() -> None:
     """Stands for callbacks that are in the worker; `Seat.call_back` calls them."""
-
-
-def _values(values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Tick):
-            found[name] = {
-                "scheduled_for": _nanoseconds(value.scheduled_for),
-                "fired_at": _nanoseconds(value.fired_at),
-                "previous": None if value.previous is None else _nanoseconds(value.previous),
-                "missed": value.missed,
-                "timezone": getattr(value.timezone, "key", "UTC"),
-            }
-        elif isinstance(value, Request):
-            found[name] = {
-                "method": value.method,
-                "path": value.path,
-                "path_params": pack_given(dict(value.path_params)),
-                "query_params": [list(pair) for pair in value.query_params.multi_items()],
-                "headers": [list(pair) for pair in value.headers.multi_items()],
-                "client": None if value.client is None else list(value.client),
-                "identity": value.identity,
-                "body": value.body,
-            }
-        else:
-            raise PluginFailure(f"a {type(value).__name__} cannot be given to a worker")
-    return found
-
-
-def _nanoseconds(instant: datetime) -> int:
-    return round(instant.timestamp() * 1e6) * 1000
-
-
-def _result(hook: str, result: Any, limit: int, process: Process) -> Any:
-    """What a worker says that a hook returned.
-
-    Raises:
-        PluginFailure: If that means nothing.
-    """
-    if hook == "on_request":
-        status, headers, body, streams = result
-        if len(body) > limit:
-            raise PluginFailure(
-                f"the answer has {len(body):,} bytes; the limit is {limit:,}: stream it, or raise the limit"
-            )
-        return checked_answer(status, headers, body, process if streams else None)
-    if result == "coroutine":
-        raise PluginFailure(f"{hook} returned a coroutine that nobody awaits: write `async def {hook}`, or await it")
-    if result == "generator":
-        raise PluginFailure(f"{hook} has a `yield`, so calling it ran nothing of it: take the yield out")
-    return None
