@@ -190,3 +190,12 @@ def test_the_log_that_a_plugin_reads_is_not_its_memory(tmp_path: Path, place: Pa
         make(engine, "touch", start="start", limits={"memory": limit, "timeout": "5m"}, max_batch_rows=5000)
         wait(lambda: (state(engine, "t", "bytes") or 0) >= mebibytes * 2**20, 400)
         assert not [one for one in runs(engine, "t") if one["status"] != "ok"]
+
+
+def test_secrets_are_resolved_by_the_engine_also_in_lists(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONE_SECRET", "first")
+    monkeypatch.setenv("TWO_SECRET", "second")
+    given = {"key": "env:ONE_SECRET", "keys": ["env:TWO_SECRET", "plain"]}
+    assert run(engine, "secrets", arguments=given)["status"] == "ok"
+    assert state(engine, "t", "secrets") == ["first", "second", "plain"]
+    assert "first" not in state(engine, "t", "told")

@@ -337,8 +337,7 @@ class Engine(Triggers):
     def _source(self, plugin: str) -> Source:
         """Where a worker finds a plugin."""
         value, wrappers = self.registry.entry(plugin)
-        secrets = {info.name for info in self.registry.inspect(plugin).settings or () if info.kind == "secret"}
-        return Source(value=value, wrappers=wrappers, secrets=frozenset(secrets))
+        return Source(value=value, wrappers=wrappers, settings=self.registry.inspect(plugin).settings or ())
 
     # ---- reading
 

@@ -16,7 +16,17 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from walmill_hookspecs import DisableTrigger, HTTPError, Response, RetryLater, SkipBatch, hookimpl, setting, settings
+from walmill_hookspecs import (
+    DisableTrigger,
+    HTTPError,
+    Response,
+    RetryLater,
+    Secret,
+    SkipBatch,
+    hookimpl,
+    setting,
+    settings,
+)
 
 
 @settings
@@ -26,6 +36,8 @@ class Asked:
     do: str = setting("What to do.", default="copy")
     amount: int = setting("How much of it.", default=0)
     text: str = setting("A text.", default="")
+    key: Secret = setting("A secret.", default="none")
+    keys: list[Secret] = setting("Secrets.", default=())
 
 
 class Trouble:
@@ -134,6 +146,10 @@ class Trouble:
                 ctx.cache.put(
                     f"write error {type(bad).__name__}{len(str(bad)) > 8}", [type(error).__name__, str(error)]
                 )
+
+    def do_secrets(self, batch: Any, ctx: Any) -> None:
+        ctx.cache.put("secrets", [ctx.settings.key.reveal(), *(one.reveal() for one in ctx.settings.keys)])
+        ctx.cache.put("told", str(ctx.trigger.arguments))
 
     def do_tools(self, batch: Any, ctx: Any) -> None:
         done = subprocess.run(

@@ -22,7 +22,7 @@ from typing import Any
 from attrs import field, frozen
 
 from walmill.context.local import Limits
-from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError
+from walmill.errors import PluginFailure, Unavailable, WalmillError
 from walmill.isolation.base import Seat
 from walmill.isolation.seat import Process
 from walmill.isolation.warden import Warden, Watched, memory_of
@@ -30,7 +30,7 @@ from walmill.isolation.zygote import Ended, Zygote, interpreter
 from walmill.observe.log import get_logger
 from walmill.wal.log import Log
 from walmill_hookspecs import BadSettings, TriggerInfo
-from walmill_hookspecs.settings import resolve_secret
+from walmill_hookspecs.settings import SettingInfo, check, resolve_secret
 from walmill_worker.describe import Described
 from walmill_worker.wire import pair
 
@@ -90,12 +90,12 @@ class Source:
     Attributes:
         value: Where its entry point points to.
         wrappers: Name and entry point of others that wrap its hooks.
-        secrets: Names of its arguments that are secrets.
+        settings: Its settings, if it describes them.
     """
 
     value: str
     wrappers: tuple[tuple[str, str], ...] = ()
-    secrets: frozenset[str] = frozenset()
+    settings: tuple[SettingInfo, ...] = ()
 
 
 def possible() -> bool:
@@ -294,12 +294,6 @@ class ProcessExecutor:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._sweeping: set[asyncio.Task[None]] = set()
-        self.made = 0
-
-    @property
-    def zygote(self) -> Zygote | None:
-        """The process from which workers are forked, once there was need of one."""
-        return self._zygote
 
     def processes(self) -> dict[str, Any]:
         """The processes that there are, as plain data; from any thread."""
@@ -368,15 +362,17 @@ class ProcessExecutor:
                 future = asyncio.get_running_loop().create_future()
                 self._waiting.append(future)
                 await future
-        arguments = {
-            name: resolve_secret(value) if name in worker.source.secrets and isinstance(value, str) else value
-            for name, value in worker.arguments.items()
-        }
+        secrets = secrets_of(worker.source.settings, worker.arguments)
         process = await self._process(worker.trigger, worker.limits, worker.lost)
         began = time.monotonic()
         try:
             worker.hooks = await process.open(
-                worker.plugin, worker.source.value, worker.source.wrappers, arguments, self._options.start_seconds
+                worker.plugin,
+                worker.source.value,
+                worker.source.wrappers,
+                worker.arguments,
+                secrets,
+                self._options.start_seconds,
             )
         except BaseException:
             await process.end(1.0)
@@ -446,7 +442,6 @@ class ProcessExecutor:
             over=over,
         )
         found.append(process)
-        self.made += 1
         if early:
             process.died(early[0])
         return process
@@ -533,9 +528,17 @@ def environment(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def unavailable() -> Conflict:
-    """Why a trigger cannot have worker processes here."""
-    return Conflict(
-        "the executor 'process' needs Linux; on this machine take 'inline', which runs hooks in the server's own process and "
-        "cannot hold them to limits"
-    )
+def secrets_of(settings: Sequence[SettingInfo], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The values of the secrets among a trigger's arguments, by reference; what they refer to is not reachable from a worker.
+
+    Raises:
+        ValueError: If there is nothing behind a reference.
+    """
+    values, _ = check(settings, arguments)
+    found: dict[str, str] = {}
+    for info in settings:
+        given = values.get(info.name) if info.kind == "secret" else None
+        for reference in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(reference, str):
+                found[reference] = resolve_secret(reference)
+    return found

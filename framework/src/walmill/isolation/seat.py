@@ -112,6 +112,7 @@ class Process:
         value: str,
         wrappers: Sequence[tuple[str, str]],
         arguments: Mapping[str, Any],
+        secrets: Mapping[str, str],
         timeout: float | None,
     ) -> Mapping[str, bool]:
         """Has it load the plugin.
@@ -120,7 +121,8 @@ class Process:
             plugin: Name of the plugin.
             value: Where its entry point points to.
             wrappers: Name and entry point of others that wrap its hooks.
-            arguments: Of the trigger, with secrets resolved.
+            arguments: Of the trigger.
+            secrets: The values of secrets among them, by reference.
             timeout: Seconds that it may take.
 
         Returns:
@@ -145,6 +147,7 @@ class Process:
             "value": value,
             "wrappers": [list(pair) for pair in wrappers],
             "arguments": json.dumps(dict(arguments)),
+            "secrets": dict(secrets),
             "trigger": shown,
             "log_lines": self._limits.log_lines,
         }

@@ -89,7 +89,6 @@ class Zygote:
         self._ready: asyncio.Future[None] | None = None
         self._starting = asyncio.Lock()
         self._number = 0
-        self.deaths = 0
 
     @property
     def pid(self) -> int | None:
@@ -187,7 +186,6 @@ class Zygote:
         except BlockingIOError:
             return
         except (Gone, Nonsense):
-            self.deaths += 1
             log.warning(
                 "the process from which workers are made has ended; its workers end with it, and others are made"
             )

@@ -252,8 +252,11 @@ class Child:
             registers = binding.hooks.get("register_settings")
             made = call(registers, {}) if registers is not None else None
             # secrets were resolved by the engine: what they refer to need not be reachable from here
-            settings = parse(made, arguments, secret=str) if made is not None and is_settings(made) else arguments
-            self._settings = settings
+            secrets = message["secrets"]
+            if made is not None and is_settings(made):
+                self._settings = parse(made, arguments, secret=lambda reference: secrets.get(reference, reference))
+            else:
+                self._settings = arguments
         except BaseException as error:  # noqa: BLE001 - told to the engine, whatever it is
             self._send({"op": "broken", "error": pack_error(error), "traceback": shown(error)})
             return
