@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, evolve, field, frozen
@@ -24,8 +22,9 @@ from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, check_generation
 from walmill.store.view import View
 from walmill_hookspecs import QueryError, Run, RunCancelled, TableNotFound, TriggerInfo, WriteError
-from walmill_hookspecs.context import LoggerAdapter, WriteData
-from walmill_worker.capture import PluginLogger, Voice
+from walmill_hookspecs.context import WriteData
+from walmill_worker.capture import Voice
+from walmill_worker.context import ContextBase
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -223,34 +222,10 @@ class RunState:
             shared.rebase(view.state.space(database_space(self.trigger.database_id)))
 
 
-class _Base:
+class _Base(ContextBase):
     def __init__(self, state: RunState) -> None:
+        super().__init__(state)
         self._state = state
-        self._log: LoggerAdapter | None = None
-
-    @property
-    def database(self) -> str:
-        return self._state.database
-
-    @property
-    def trigger(self) -> TriggerInfo:
-        return self._state.info
-
-    @property
-    def settings(self) -> Any:
-        return self._state.settings
-
-    @property
-    def log(self) -> LoggerAdapter:
-        if self._log is None:
-            state = self._state
-            logger = PluginLogger(f"walmill.plugin.{state.database}.{state.trigger.name}", state.voice)
-            self._log = logging.LoggerAdapter(logger, {"run": state.run.id})
-        return self._log
-
-    @property
-    def run(self) -> Run:
-        return self._state.run
 
     @property
     def stopping(self) -> bool:
@@ -260,14 +235,6 @@ class _Base:
     def cache(self) -> RunCache:
         self._state.check()
         return self._state.cache
-
-    def now(self) -> datetime:
-        return to_datetime(self._state.now)
-
-    def on_commit(self, callback: Callable[[], Any]) -> None:
-        if not callable(callback):
-            raise TypeError(f"on_commit got {callback!r}; give a function without arguments")
-        self._state.callbacks.append(callback)
 
     def write(
         self,
@@ -488,10 +455,3 @@ def _next_batch(stream: ResultStream) -> pa.RecordBatch | None:
         return next(stream, None)
     except WalmillError as error:
         raise QueryError(error.message) from None
-
-
-def to_datetime(instant: int) -> datetime:
-    """An instant in ns as an aware datetime, UTC, whole microseconds."""
-    return datetime.fromtimestamp(instant // 1_000_000_000, UTC) + timedelta(
-        microseconds=instant % 1_000_000_000 // 1_000
-    )

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from walmill.context.local import to_datetime
 from walmill.errors import told
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.convert import from_rows
@@ -21,6 +20,7 @@ from walmill.model.schema import TableSchema, arrow_schema
 from walmill.store.submission import RowsWrite, Submission, Ticket
 from walmill_hookspecs import RunRecord
 from walmill_hookspecs.types import RunStatus
+from walmill_worker.context import to_datetime
 
 BLOCK_SECONDS = 0.25
 BLOCK_ROWS = 20_000

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from attrs import evolve, frozen
 
-from walmill.context.local import to_datetime
 from walmill.dispatch.consumer import backoff
 from walmill.dispatch.station import Ended, Event, Station
 from walmill.errors import Conflict, InvalidRequest, NotFound
@@ -22,6 +21,7 @@ from walmill.store.view import View
 from walmill.triggers.spec import CronSpec, EverySpec
 from walmill.units import format_time
 from walmill_hookspecs import Tick
+from walmill_worker.context import to_datetime
 
 log = get_logger("walmill.schedules")
 

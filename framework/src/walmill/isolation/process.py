@@ -532,7 +532,7 @@ def secrets_of(settings: Sequence[SettingInfo], arguments: Mapping[str, Any]) ->
     """The values of the secrets among a trigger's arguments, by reference; what they refer to is not reachable from a worker.
 
     Raises:
-        ValueError: If there is nothing behind a reference.
+        BadSettings: If there is nothing behind a reference.
     """
     values, _ = check(settings, arguments)
     found: dict[str, str] = {}
@@ -540,5 +540,8 @@ def secrets_of(settings: Sequence[SettingInfo], arguments: Mapping[str, Any]) ->
         given = values.get(info.name) if info.kind == "secret" else None
         for reference in given if isinstance(given, list | tuple) else [given]:
             if isinstance(reference, str):
-                found[reference] = resolve_secret(reference)
+                try:
+                    found[reference] = resolve_secret(reference)
+                except ValueError as error:
+                    raise BadSettings(f"the argument {info.name!r}: {error}") from None
     return found

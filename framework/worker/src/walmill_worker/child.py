@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,7 +30,7 @@ from walmill_worker.batches import columns_of, table_batch
 from walmill_worker.binding import Binding, bind
 from walmill_worker.calling import call, call_async
 from walmill_worker.capture import Capture, Voice, current
-from walmill_worker.context import RunHere, WorkerAsyncContext, WorkerContext
+from walmill_worker.context import RunHere, WorkerAsyncContext, WorkerContext, to_datetime
 from walmill_worker.describe import describe_entry, load
 from walmill_worker.errors import PluginFailure, described, shown, told
 from walmill_worker.given import unpack_given
@@ -283,12 +283,12 @@ class Child:
         run = self._run = RunHere(
             engine=self,
             database=self._trigger.database,
-            trigger=self._trigger,
+            info=self._trigger,
             run=Run(
                 id=id_,
                 key=key,
                 attempt=attempt,
-                deadline=None if deadline is None else _instant(deadline),
+                deadline=None if deadline is None else to_datetime(deadline),
                 dry_run=dry_run,
                 source=source,
             ),
@@ -519,18 +519,12 @@ def _finish(coroutine: Any) -> None:
     raise PluginFailure("a plain hook waited for an event loop")
 
 
-def _instant(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC) + timedelta(
-        microseconds=nanoseconds % 1_000_000_000 // 1_000
-    )
-
-
 def _tick(given: Message) -> Tick:
     zone = given["timezone"]
     return Tick(
-        scheduled_for=_instant(given["scheduled_for"]),
-        fired_at=_instant(given["fired_at"]),
-        previous=None if given["previous"] is None else _instant(given["previous"]),
+        scheduled_for=to_datetime(given["scheduled_for"]),
+        fired_at=to_datetime(given["fired_at"]),
+        previous=None if given["previous"] is None else to_datetime(given["previous"]),
         missed=given["missed"],
         timezone=UTC if zone == "UTC" else ZoneInfo(zone),
     )

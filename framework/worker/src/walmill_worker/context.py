@@ -37,7 +37,7 @@ class RunHere:
     Attributes:
         engine: The way to the engine.
         database: Name of the trigger's database.
-        trigger: What the plugin sees of the trigger.
+        info: What the plugin sees of the trigger.
         run: What it sees of the run.
         settings: Its typed arguments.
         now: Time of the run, ns.
@@ -50,7 +50,7 @@ class RunHere:
 
     engine: Way
     database: str
-    trigger: TriggerInfo
+    info: TriggerInfo
     run: Run
     settings: Any
     now: int
@@ -104,34 +104,73 @@ def _of(run: RunHere) -> Way:
     return run.engine
 
 
-class _Base:
-    def __init__(self, run: RunHere) -> None:
-        self._run = run
+class RunLike(Protocol):
+    """What every kind of context knows of its run; see `RunHere`."""
+
+    database: str
+    info: TriggerInfo
+    run: Run
+    settings: Any
+    now: int
+    voice: Voice
+    callbacks: list[Callable[[], Any]]
+
+
+class ContextBase:
+    """What contexts have in common, in whichever process the hook runs.
+
+    Args:
+        state: The run.
+    """
+
+    def __init__(self, state: RunLike) -> None:
+        self._common = state
         self._log: LoggerAdapter | None = None
 
     @property
     def database(self) -> str:
-        return self._run.database
+        return self._common.database
 
     @property
     def trigger(self) -> TriggerInfo:
-        return self._run.trigger
+        return self._common.info
 
     @property
     def settings(self) -> Any:
-        return self._run.settings
+        return self._common.settings
 
     @property
     def log(self) -> LoggerAdapter:
         if self._log is None:
-            run = self._run
-            logger = PluginLogger(f"walmill.plugin.{run.database}.{run.trigger.name}", run.voice)
+            run = self._common
+            logger = PluginLogger(f"walmill.plugin.{run.database}.{run.info.name}", run.voice)
             self._log = logging.LoggerAdapter(logger, {"run": run.run.id})
         return self._log
 
     @property
     def run(self) -> Run:
-        return self._run.run
+        return self._common.run
+
+    def now(self) -> datetime:
+        return to_datetime(self._common.now)
+
+    def on_commit(self, callback: Callable[[], Any]) -> None:
+        if not callable(callback):
+            raise TypeError(f"on_commit got {callback!r}; give a function without arguments")
+        self._common.callbacks.append(callback)
+
+
+def to_datetime(instant: int) -> datetime:
+    """An instant in ns as an aware datetime, UTC, whole microseconds."""
+    return datetime.fromtimestamp(instant // 1_000_000_000, UTC) + timedelta(
+        microseconds=instant % 1_000_000_000 // 1_000
+    )
+
+
+class _Base(ContextBase):
+    def __init__(self, run: RunHere) -> None:
+        super().__init__(run)
+        self._run = run
 
     @property
     def stopping(self) -> bool:
@@ -143,17 +182,6 @@ class _Base:
     @property
     def cache(self) -> _Cache:
         return _Cache(self._run, shared=False)
-
-    def now(self) -> datetime:
-        instant = self._run.now
-        return datetime.fromtimestamp(instant // 1_000_000_000, UTC) + timedelta(
-            microseconds=instant % 1_000_000_000 // 1_000
-        )
-
-    def on_commit(self, callback: Callable[[], Any]) -> None:
-        if not callable(callback):
-            raise TypeError(f"on_commit got {callback!r}; give a function without arguments")
-        self._run.callbacks.append(callback)
 
     def write(
         self,
