@@ -24,6 +24,7 @@ from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
 from walmill.buffer.source import no_store
 from walmill.dispatch.mill import Mill
+from walmill.dispatch.tail import Tails
 from walmill.dispatch.watch import SnapshotWatch
 from walmill.erase import Erased, count_rows, delete_rows
 from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
@@ -47,6 +48,7 @@ from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
+from walmill.rehearsals import Rehearsals
 from walmill.room import Room
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load
@@ -57,7 +59,6 @@ from walmill.store.draft import Draft
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Submission, Ticket
 from walmill.store.view import Tables, View
-from walmill.trigger_calls import Triggers
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 log = get_logger("walmill.engine")
 
 
-class Engine(Triggers):
+class Engine(Rehearsals):
     """A processing engine on one data directory.
 
     Open it with `Engine.open`, close it with `close`, or use it in a `with` statement.
@@ -197,6 +198,7 @@ class Engine(Triggers):
             flush_interval=self._flush_interval(place),
             superseded=self._superseded,
         )
+        self._tails = Tails(self._wal, self.view, self._pool)
         if loaded is not None and self._store is not None:
             assert options.data_dir is not None
             assert place is not None
@@ -320,6 +322,7 @@ class Engine(Triggers):
         tables = published.view.tables
         touched = {part.table for commit in published.commits for part in commit.rows}
         self._looker.grown(tables[table] for table in touched if table in tables)
+        self._tails.wake()
         return self._mill.published(published)
 
     def _prepare(self) -> None:

@@ -137,6 +137,7 @@ def tick(
     fired_at: datetime | None = None,
     previous: datetime | None = None,
     missed: int = 0,
+    since: datetime | None = None,
     zone: tzinfo = timezone.utc,  # noqa: UP017 - the parameter's type is tzinfo
 ) -> Tick:
     """A `Tick`; `fired_at` is `scheduled_for` unless given."""
@@ -146,6 +147,7 @@ def tick(
         previous=previous,
         missed=missed,
         timezone=zone,
+        since=since,
     )
 
 

@@ -204,6 +204,7 @@ class Tick:
         previous: The due time of the run before this one; None for the first.
         missed: How many due times between `previous` and this one were dropped (policy `latest`).
         timezone: The zone of the schedule; UTC unless the spec names one.
+        since: The due time before this one in the schedule, whether there was a run for it or not; None if there is none.
     """
 
     scheduled_for: datetime
@@ -211,6 +212,14 @@ class Tick:
     previous: datetime | None = None
     missed: int = 0
     timezone: tzinfo
+    since: datetime | None = None
+
+    @property
+    def window(self) -> tuple[datetime, datetime]:
+        """What this run stands for: from the due time of the last finished run (for the first run, from the due time before
+        this one) up to, and without, this one. Windows of successive runs leave nothing out and never overlap.
+        """
+        return self.previous or self.since or self.scheduled_for, self.scheduled_for
 
 
 @frozen(kw_only=True)

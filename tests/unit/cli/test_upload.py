@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from walmill.cli.checkpoint import joined
-from walmill.cli.client import CannotReach, Refused
+from walmill.cli.connection import CannotReach, Refused
 from walmill.cli.pieces import lines, pieces
 from walmill.cli.rejected import entry
 from walmill.cli.retry import LONGEST_SECONDS, budget, may_be_done, may_pass_later, pause

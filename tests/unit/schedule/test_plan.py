@@ -24,10 +24,12 @@ from walmill.schedule.plan import (
     Position,
     Schedule,
     Timeline,
+    due_before,
     plan,
     settle,
     start,
 )
+from walmill.triggers.spec import CronSpec, EverySpec, parse_spec
 from walmill.units import DAY, HOUR, MILLISECOND, MINUTE, SECOND, YEAR, parse_time
 
 NOON = parse_time("2026-05-01T12:00:00Z")
@@ -522,3 +524,19 @@ def test_the_limits_fit_together() -> None:
     assert LATE < MAX_WAIT < JUMP_LIMIT
     assert settle(Position(NOON + JUMP_LIMIT), NOON) == Position(NOON + JUMP_LIMIT)
     assert settle(Position(NOON + JUMP_LIMIT + 1), NOON) == Position(NOON)
+
+
+@pytest.mark.parametrize(
+    ("spec", "instant", "before"),
+    [
+        ("every:10s", 25 * SECOND, 20 * SECOND),
+        ("every:10s", 20 * SECOND, 10 * SECOND),
+        ("cron:* * * * * *", 25 * SECOND, 24 * SECOND),
+        ("cron:30 9 * * *", 1_769_851_800 * SECOND, 1_769_765_400 * SECOND),
+        ("cron:0 0 29 2 *", 1_779_851_800 * SECOND, 1_709_164_800 * SECOND),
+    ],
+)
+def test_the_due_time_before(spec: str, instant: int, before: int) -> None:
+    found = parse_spec(spec)
+    assert isinstance(found, EverySpec | CronSpec)
+    assert due_before(found.schedule(), instant) == before

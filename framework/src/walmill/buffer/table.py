@@ -206,7 +206,7 @@ class TableBuffer:
         if batch.num_rows == 0:
             return self if schema is self.schema else evolve(self, schema=schema)
         if self.log.version != self._version:
-            return self._copy().append(batch, schema, sequence)
+            return self.branch().append(batch, schema, sequence)
         num_rows = self.num_rows + batch.num_rows
         count, tail = self._store(batch)
         self.log.version += 1
@@ -253,8 +253,8 @@ class TableBuffer:
             level += 1
         return self._count, tuple(tail)
 
-    def _copy(self) -> TableBuffer:
-        """The same rows with a list of their own."""
+    def branch(self) -> TableBuffer:
+        """The same rows with a list of their own: what is added to it changes nothing for the snapshots of the other line."""
         copy = TableBuffer.empty(self.schema, self.log.newest)
         for batch in self.batches:
             copy = copy.append(batch, self.schema, self.sequence)

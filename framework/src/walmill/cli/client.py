@@ -6,13 +6,9 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from walmill.errors import InvalidRequest, WalmillError
-from walmill.settings.model import is_loopback
+from walmill.cli.connection import CannotReach, Connection, Refused
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,278 +22,11 @@ TOKENS = "/api/v3/configure/token"
 STORAGE = "/api/v3/storage"
 SNAPSHOT = "/api/v3/snapshot"
 BACKUP = "/api/v3/backup"
-_SHOWN = 300
+REHEARSALS = {"write": "wal", "schedule": "schedule", "request": "request"}
 
 
-class CannotReach(WalmillError):
-    """No answer came from the server.
-
-    Attributes:
-        arrived: Whether the server may have got the request, and done what it says.
-    """
-
-    def __init__(self, message: str, *, arrived: bool = True) -> None:
-        super().__init__(message)
-        self.arrived = arrived
-
-
-class Refused(WalmillError):
-    """The server answered with an error.
-
-    Attributes:
-        code: HTTP status of the answer.
-        body: The answer as JSON; None if it is none.
-        retry_after: Seconds after which the server wants to be asked again; None if it does not say.
-    """
-
-    def __init__(self, message: str, code: int, body: Any, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.body = body
-        self.retry_after = retry_after
-
-
-def is_local(host: str) -> bool:
-    """Whether a URL names this machine by a loopback address.
-
-    Raises:
-        InvalidRequest: It is no URL.
-    """
-    return is_loopback(check_url(host).hostname or "")
-
-
-def check_url(host: str) -> Any:
-    """The parts of the URL of a server.
-
-    Raises:
-        InvalidRequest: It is no http or https URL.
-    """
-    try:
-        parts = urlsplit(host)
-        port_fits = parts.port is None or parts.port > 0
-    except ValueError:
-        parts, port_fits = urlsplit(""), False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.query or parts.fragment:
-        raise InvalidRequest(f"the host {host!r} is not a URL of a server: write for example http://127.0.0.1:8181")
-    return parts
-
-
-class Client:
-    """Speaks with one server. Threads may share it.
-
-    Args:
-        host: URL of the server; a path (of a mount) is kept.
-        token: Sent as Bearer token, if there is one.
-        token_hint: What to say after "the server refused the token".
-        timeout: Seconds to wait for an answer, or for its next piece.
-
-    Attributes:
-        url: The URL, without a slash at its end.
-        address: The URL without a name and a password.
-
-    Raises:
-        InvalidRequest: The URL or the token cannot be one.
-    """
-
-    def __init__(
-        self, host: str, token: str | None = None, *, token_hint: str = "", timeout: float | None = 300.0
-    ) -> None:
-        parts = check_url(host)
-        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise InvalidRequest("the token holds characters that no token has; give it without blanks and quotes")
-        import httpx2
-
-        self.url = host.rstrip("/")
-        self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-        self.token_hint = token_hint
-        self._has_token = token is not None
-        self._http = httpx2.Client(
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=httpx2.Timeout(timeout, connect=10.0),
-            # A proxy of the environment cannot reach this machine's loopback address.
-            trust_env=not is_loopback(parts.hostname or ""),
-        )
-
-    @classmethod
-    def local(cls, url: str, data_dir: Path) -> Self:
-        """A client with the operator token of a data directory.
-
-        Raises:
-            WalmillError: The token cannot be read.
-        """
-        from walmill.auth.tokens import read_token_file
-
-        return cls(url, read_token_file(data_dir))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
-
-    # ---- requests
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        body: Any = None,
-        content: bytes | None = None,
-        encoding: str | None = None,
-    ) -> httpx2.Response:
-        """Sends a request and reads the whole answer.
-
-        Args:
-            method: HTTP method.
-            path: From the root of the server on.
-            params: The query string; bools become `true` and `false`, None is left out.
-            body: Sent as JSON, if it is not None.
-            content: Sent as it is, instead.
-            encoding: How the content is compressed, as HTTP names it.
-
-        Raises:
-            CannotReach: No answer came.
-            Refused: The answer is an error.
-        """
-        with (
-            self.stream(method, path, params=params, body=body, content=content, encoding=encoding) as response,
-            self._reaching(),
-        ):
-            response.read()
-            return response
-
-    @contextmanager
-    def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        body: Any = None,
-        content: bytes | None = None,
-        encoding: str | None = None,
-    ) -> Iterator[httpx2.Response]:
-        """Sends a request and gives the answer before its body is read; else as `request`."""
-        headers = {} if encoding is None else {"Content-Encoding": encoding}
-        if body is not None:
-            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        request = self._http.build_request(
-            method, self.url + path, params=_query(params or {}), content=content, headers=headers
-        )
-        with self._reaching():
-            response = self._http.send(request, stream=True)
-        try:
-            if response.status_code >= 300:
-                with self._reaching():
-                    response.read()
-                raise self._refused(response)
-            yield response
-        finally:
-            response.close()
-
-    def pieces(self, response: httpx2.Response) -> Iterator[bytes]:
-        """The body of a streamed answer, piece by piece.
-
-        Raises:
-            CannotReach: The connection ended before the body did.
-        """
-        with self._reaching():
-            yield from response.iter_bytes()
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Turns what can happen to a connection into a sentence."""
-        import httpx2
-
-        try:
-            yield
-        except httpx2.ConnectError as error:
-            raise CannotReach(
-                f"no server answers at {self.url} ({_reason(error)}); start one with `walmill serve`, or name another with "
-                "--host or WALMILL_HOST_URL",
-                arrived=False,
-            ) from None
-        except httpx2.ConnectTimeout:
-            raise CannotReach(f"{self.url} cannot be reached: it does not take the connection", arrived=False) from None
-        except httpx2.TimeoutException:
-            raise CannotReach(
-                f"the server at {self.url} did not answer in time; look at its log, and try again"
-            ) from None
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise CannotReach(
-                f"the connection to {self.url} broke ({_reason(error)}); look at the server's log, and try again"
-            ) from None
-        except httpx2.InvalidURL as error:
-            raise InvalidRequest(f"the host {self.url!r} is not a URL of a server: {error}") from None
-
-    def _refused(self, response: httpx2.Response) -> Refused:
-        code = response.status_code
-        body: Any = None
-        message = ""
-        try:
-            body = json.loads(response.content)
-        except ValueError:
-            if "html" in response.headers.get("content-type", ""):
-                message = f"the server at {self.url} answered {code} with a web page; is a Walmill there?"
-            else:
-                text = " ".join(response.text.split())
-                message = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-        if isinstance(body, dict) and isinstance(body.get("error"), str):
-            message = body["error"]
-        if code == 401:
-            what = "refused the token" if self._has_token else "wants a token"
-            message = f"the server at {self.url} {what}" + (f"; {self.token_hint}" if self.token_hint else "")
-        elif code == 404 and not isinstance(body, dict):
-            message = f"{self.url} does not know {response.request.url.path}; is a Walmill of this version there?"
-        elif not message:
-            message = f"the server at {self.url} answered {code} and did not say why; look at its log"
-        asked = response.headers.get("retry-after", "")
-        retry_after = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
-        if code == 503 and retry_after is not None:
-            message += f" (it says: try again after {retry_after} s)"
-        return Refused(message, code, body, retry_after)
-
-    def _json(self, response: httpx2.Response) -> Any:
-        try:
-            return json.loads(response.content)
-        except ValueError:
-            raise Refused(
-                f"the answer of {self.url} to {response.request.url.path} is not JSON; is a Walmill there?",
-                response.status_code,
-                None,
-            ) from None
-
-    def _rows(self, response: httpx2.Response) -> list[dict[str, Any]]:
-        body = self._json(response)
-        if not isinstance(body, list) or not all(isinstance(one, dict) for one in body):
-            raise Refused(
-                f"the answer of {self.url} to {response.request.url.path} is no list; is a Walmill of this version there?",
-                response.status_code,
-                body,
-            )
-        return body
-
-    def _warning(self, response: httpx2.Response) -> str | None:
-        warning = self._object(response).get("warning") if response.content else None
-        return None if warning is None else str(warning)
-
-    def _object(self, response: httpx2.Response) -> dict[str, Any]:
-        body = self._json(response)
-        if not isinstance(body, dict):
-            raise Refused(
-                f"the answer of {self.url} to {response.request.url.path} is no object; is a Walmill of this version there?",
-                response.status_code,
-                body,
-            )
-        return body
+class Client(Connection):
+    """What a server offers, call by call. Threads may share it."""
 
     # ---- data
 
@@ -372,11 +101,25 @@ class Client:
         with self.stream("POST", "/api/v3/query_sql", body=body) as response:
             yield response
 
+    def query_table(self, database: str, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
+        """Runs SQL; all rows as an Arrow table.
+
+        Args:
+            database: Name of the database.
+            sql: One statement.
+            params: Values for `$name`.
+        """
+        import pyarrow as pa
+
+        with self.query(database, sql, output_format="arrow", params=params) as response:
+            body = b"".join(self.pieces(response))
+        return pa.ipc.open_stream(body).read_all()
+
     def query_rows(self, database: str, sql: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Runs SQL and gives all rows; members that are null may be missing."""
         with self.query(database, sql, params=params) as response, self._reaching():
             response.read()
-            return self._rows(response)
+            return self.rows_of(response)
 
     # ---- databases
 
@@ -420,14 +163,14 @@ class Client:
     def restore_database(self, name: str, *, number: int | None = None, new_name: str | None = None) -> str:
         """Takes the deletion of a database back; gives its name."""
         body = {"db": name, "id": number, "new_name": new_name}
-        return str(self._object(self.request("POST", f"{DATABASES}/restore", body=body))["db"])
+        return str(self.object_of(self.request("POST", f"{DATABASES}/restore", body=body))["db"])
 
     # ---- tables
 
     def tables(self, database: str, *, deleted: bool = False) -> list[dict[str, Any]]:
         """The tables of a database; with `deleted` also those that can be restored."""
         params = {"db": database, "show_deleted": True} if deleted else {"db": database}
-        return self._rows(self.request("GET", TABLES, params=params))
+        return self.rows_of(self.request("GET", TABLES, params=params))
 
     def create_table(
         self, database: str, name: str, tags: Sequence[str], fields: Mapping[str, str], retention_period: str | None
@@ -450,22 +193,22 @@ class Client:
     def restore_table(self, database: str, name: str, *, number: int | None = None, new_name: str | None = None) -> str:
         """Takes the deletion of a table back; gives its name."""
         body = {"db": database, "table": name, "id": number, "new_name": new_name}
-        return str(self._object(self.request("POST", f"{TABLES}/restore", body=body))["table"])
+        return str(self.object_of(self.request("POST", f"{TABLES}/restore", body=body))["table"])
 
     def delete_rows(self, database: str, table: str, where: str, *, dry_run: bool) -> dict[str, Any]:
         """Deletes the rows that SQL finds, or counts them: `rows`, `earliest`, `latest`."""
         body = {"db": database, "table": table, "where": where, "dry_run": dry_run}
-        return self._object(self.request("POST", ROWS, body=body))
+        return self.object_of(self.request("POST", ROWS, body=body))
 
     # ---- triggers
 
     def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
         """The triggers of a database, or of all."""
-        return self._rows(self.request("GET", TRIGGERS, params={"db": database}))
+        return self.rows_of(self.request("GET", TRIGGERS, params={"db": database}))
 
     def trigger(self, database: str, name: str) -> dict[str, Any]:
         """One trigger."""
-        return self._object(self.request("GET", TRIGGERS, params={"db": database, "trigger_name": name}))
+        return self.object_of(self.request("GET", TRIGGERS, params={"db": database, "trigger_name": name}))
 
     def create_trigger(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Creates a trigger.
@@ -477,12 +220,12 @@ class Client:
             `warning`, if there is something to be warned of; `next`, the next due times of a schedule, `utc` and `local`.
         """
         answer = self.request("POST", TRIGGERS, body=dict(body))
-        return self._object(answer) if answer.content else {}
+        return self.object_of(answer) if answer.content else {}
 
     def enable_trigger(self, database: str, name: str) -> str | None:
         """Enables a trigger; what there is to be warned of, or None."""
         answer = self.request("POST", f"{TRIGGERS}/enable", params={"db": database, "trigger_name": name})
-        return self._warning(answer)
+        return self.warning_of(answer)
 
     def disable_trigger(self, database: str, name: str) -> None:
         """Disables a trigger."""
@@ -504,7 +247,7 @@ class Client:
             `status`, `error`, `sequence` and `run_id` of the run.
         """
         params = {"db": database, "trigger_name": name, "at": at}
-        return self._object(self.request("POST", f"{TRIGGERS}/run", params=params))
+        return self.object_of(self.request("POST", f"{TRIGGERS}/run", params=params))
 
     def replay_trigger(self, database: str, name: str, *, start: str, to: str | None = None) -> dict[str, Any]:
         """Has an on_write trigger go through a part of the log again.
@@ -519,13 +262,45 @@ class Client:
             `from`, `to` and `resume`: sequences.
         """
         params = {"db": database, "trigger_name": name, "from": start, "to": to}
-        return self._object(self.request("POST", f"{TRIGGERS}/replay", params=params))
+        return self.object_of(self.request("POST", f"{TRIGGERS}/replay", params=params))
+
+    def rehearse(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Runs a plugin once, for real, and has nothing kept; see `walmill.dispatch.rehearsal.Report.to_json`.
+
+        Args:
+            kind: `write`, `schedule` or `request`.
+            fields: What the route knows.
+        """
+        return self.object_of(self.request("POST", f"/api/v3/plugin_test/{REHEARSALS[kind]}", body=dict(fields)))
+
+    def commits(
+        self, database: str, tables: Sequence[str] = (), *, after: int | None = None, wait: str | None = None
+    ) -> Iterator[dict[str, Any] | None]:
+        """The commits with rows of a database, as they become durable, without end.
+
+        Args:
+            database: Its name.
+            tables: Only rows of these; empty for all.
+            after: Commits after this sequence; None for those to come.
+            wait: It ends when none came for so long, a duration; None for never.
+
+        Yields:
+            `sequence`, `time` (ns), `origin`, `lines`; None now and then, as a sign of life.
+        """
+        params: list[tuple[str, Any]] = [("db", database), *(("table", table) for table in tables)]
+        params += [("after", after), ("wait", wait)]
+        with self.stream("GET", "/api/v3/commits", params=params) as response:
+            rest = b""
+            for piece in self.pieces(response):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield json.loads(line) if line else None
 
     # ---- storage
 
     def storage(self) -> dict[str, Any]:
         """What the server keeps, and where."""
-        return self._object(self.request("GET", STORAGE))
+        return self.object_of(self.request("GET", STORAGE))
 
     def snapshot(self) -> dict[str, Any] | None:
         """Has everything taken from memory and log into files, and waits for it.
@@ -533,7 +308,7 @@ class Client:
         Returns:
             Number and sequence of the newest snapshot; None if nothing was ever written.
         """
-        answer = self._object(self.request("POST", SNAPSHOT))
+        answer = self.object_of(self.request("POST", SNAPSHOT))
         made: dict[str, Any] | None = answer.get("snapshot")
         return made
 
@@ -562,14 +337,14 @@ class Client:
 
     def tokens(self) -> list[dict[str, Any]]:
         """The tokens, without values and hashes."""
-        return self._rows(self.request("GET", TOKENS))
+        return self.rows_of(self.request("GET", TOKENS))
 
     def create_token(self, name: str, *, expiry_secs: int | None = None) -> dict[str, Any]:
         """Creates a token; the answer holds it, this once."""
         body: dict[str, Any] = {"token_name": name}
         if expiry_secs is not None:
             body["expiry_secs"] = expiry_secs
-        return self._object(self.request("POST", TOKENS, body=body))
+        return self.object_of(self.request("POST", TOKENS, body=body))
 
     def delete_token(self, name: str) -> None:
         """Deletes a token."""
@@ -577,25 +352,8 @@ class Client:
 
     def plugins(self) -> list[dict[str, Any]]:
         """The plugins that the server knows."""
-        return self._rows(self.request("GET", "/api/v3/plugins"))
+        return self.rows_of(self.request("GET", "/api/v3/plugins"))
 
     def ping(self) -> dict[str, Any]:
         """Product, version and process of the server."""
-        return self._object(self.request("GET", "/ping"))
-
-
-def _query(params: Mapping[str, Any]) -> dict[str, str]:
-    """A query string's members: bools in lower case, without those that are None."""
-    shown = {}
-    for name, value in params.items():
-        if value is not None:
-            shown[name] = ("true" if value else "false") if isinstance(value, bool) else str(value)
-    return shown
-
-
-def _reason(error: Exception) -> str:
-    """Why a connection failed, without Python's wrapping."""
-    text = str(error)
-    if text.startswith("[Errno ") and "] " in text:
-        text = text.partition("] ")[2]
-    return text[:1].lower() + text[1:] if text else type(error).__name__
+        return self.object_of(self.request("GET", "/ping"))

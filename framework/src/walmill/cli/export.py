@@ -151,7 +151,7 @@ def _write(
     """Writes the file of a table: how many rows it has, how many were left out, and why."""
     import pyarrow as pa
 
-    from walmill.cli.client import CannotReach
+    from walmill.cli.connection import CannotReach
     from walmill.cli.query import Reader
 
     columns = ", ".join(_quoted(name) for name in (*shape.tags, *shape.fields, "time"))

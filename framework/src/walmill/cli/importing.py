@@ -89,7 +89,7 @@ class _Import:
                 self._send_columns(batch)
 
     def _send_lines(self, batch: Lines) -> None:
-        from walmill.cli.client import Refused
+        from walmill.cli.connection import Refused
         from walmill.cli.pieces import whole_lines
 
         count = whole_lines(batch.data, to_the_end=True).lines
@@ -110,7 +110,7 @@ class _Import:
         self.rows += count
 
     def _send_columns(self, batch: Columns) -> None:
-        from walmill.cli.client import Refused
+        from walmill.cli.connection import Refused
 
         if self._database is None:
             raise InvalidRequest("the database is missing: name it with --database")
@@ -133,7 +133,7 @@ class _Import:
 
     def _patiently(self, call: Callable[[], None]) -> None:
         """Sends, and sends again as long as the server is away or busy; rows that come twice are the same rows."""
-        from walmill.cli.client import Refused
+        from walmill.cli.connection import Refused
         from walmill.cli.retry import budget, may_pass_later, pause
 
         attempt, began = 0, 0.0

@@ -83,11 +83,20 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         },
     ),
     "plugin": (
-        "List, show and start plugins on this machine.",
+        "List, show, start and try plugins.",
         {
             "list": Lazy(f"{CLI}.plugin:list_plugins", "List the installed plugins."),
             "show": Lazy(f"{CLI}.plugin:show_plugin", "Show a plugin with its settings."),
             "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
+            "test": Lazy(f"{CLI}.main:plugin_test", "Run a plugin once, and keep nothing of it."),
+        },
+    ),
+    "test": (
+        "Run a plugin once, for real, and keep nothing of what it does in the engine.",
+        {
+            "write": Lazy(f"{CLI}.rehearse:test_write", "Give it rows."),
+            "schedule": Lazy(f"{CLI}.rehearse:test_schedule", "Give it a due time."),
+            "request": Lazy(f"{CLI}.rehearse:test_request", "Give it a request."),
         },
     ),
     "backup": (
@@ -123,7 +132,7 @@ def _group(name: str) -> LazyGroup:
 create, show, update, enable, disable, run_group, replay, delete, restore = (
     _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "replay", "delete", "restore")
 )
-plugin, wal, config, backup = (_group(name) for name in ("plugin", "wal", "config", "backup"))
+plugin, plugin_test, wal, config, backup = (_group(name) for name in ("plugin", "test", "wal", "config", "backup"))
 
 cli = LazyGroup(
     name="walmill",
@@ -140,6 +149,7 @@ cli = LazyGroup(
         "export": Lazy(f"{CLI}.export:export", "Write the tables of a database to files.", _DATA),
         "import": Lazy(f"{CLI}.importing:import_files", "Write files to a database.", _DATA),
         "query": Lazy(f"{CLI}.query:query", "Run SQL that reads.", _DATA),
+        "tail": Lazy(f"{CLI}.tail:tail", "Print rows as they become durable.", _DATA),
         "create": Lazy(f"{CLI}.main:create", "Create a database, a table, a trigger, a token or a snapshot.", _DATA),
         "show": Lazy(
             f"{CLI}.main:show", "Show databases, tables, triggers, tokens, plugins, where the data is.", _DATA
@@ -153,7 +163,7 @@ cli = LazyGroup(
         "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
         "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),
         "backup": Lazy(f"{CLI}.main:backup", "Make, verify and restore backups.", _SERVER),
-        "plugin": Lazy(f"{CLI}.main:plugin", "List, show and start plugins.", _HERE),
+        "plugin": Lazy(f"{CLI}.main:plugin", "List, show, start and try plugins.", _HERE),
         "wal": Lazy(f"{CLI}.main:wal", "Look into the log of a data directory.", _HERE),
         "config": Lazy(f"{CLI}.main:config", "Show the settings of the server.", _HERE),
         "doctor": Lazy(f"{CLI}.doctor:doctor", "Check that a server can run here.", _HERE),

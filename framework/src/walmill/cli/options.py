@@ -88,7 +88,8 @@ def connect(host: str, token: str | None, data_dir: Path | None) -> Client:
     Raises:
         InvalidRequest: The URL or the settings are wrong.
     """
-    from walmill.cli.client import Client, is_local
+    from walmill.cli.client import Client
+    from walmill.cli.connection import is_local
 
     if token and token.strip():
         return Client(host, token.strip(), token_hint="check --token, or WALMILL_AUTH_TOKEN")  # noqa: S106 - a sentence

@@ -190,7 +190,7 @@ def _convert(body: Iterator[bytes], chosen: str, target: IO[bytes]) -> None:
     """Prints an Arrow stream as a table, CSV or Parquet."""
     import pyarrow as pa
 
-    from walmill.cli.client import CannotReach
+    from walmill.cli.connection import CannotReach
 
     try:
         with pa.ipc.open_stream(pa.PythonFile(Reader(body), mode="r")) as reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from walmill.cli.client import CannotReach, Refused
+from walmill.cli.connection import CannotReach, Refused
 
 FIRST_SECONDS = 0.25
 LONGEST_SECONDS = 10.0

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from walmill.cli.checkpoint import Done, Tail
-from walmill.cli.client import CannotReach, Refused
+from walmill.cli.connection import CannotReach, Refused
 from walmill.cli.pieces import Piece, halves, lines
 from walmill.cli.retry import budget, may_be_done, may_pass_later, pause
 from walmill.cli.source import Source

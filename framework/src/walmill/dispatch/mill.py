@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walmill.clock import Clock
 from walmill.context.local import Limits
+from walmill.dispatch.backlog import catch_up, fetch
 from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
-from walmill.dispatch.station import Station
+from walmill.dispatch.station import Station, StationHost
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.tally import Tally
 from walmill.dispatch.writes import WriteLine
@@ -32,7 +32,7 @@ from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.plugins.registry import Registry
-from walmill.store.commit import Commit, from_entry
+from walmill.store.commit import Commit
 from walmill.store.committer import Committer, Published
 from walmill.store.draft import Draft
 from walmill.store.submission import Define, Flush, Submission, Ticket
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     from walmill.query.engine import ResultStream
 
 T = TypeVar("T")
-FETCH_SECONDS = 0.002
-"""Reading old commits holds up the loop for at most about this long at a time."""
-FETCH_COMMITS = 512
 PREPARED_RUNS = 16
 """So many runs are made ready while the disk syncs; more would hold the interpreter and with it the writers' answers."""
 CURRENT_SECONDS = 1.0
@@ -294,36 +291,7 @@ class Mill:
 
     def fetch(self, trigger: Trigger, sequence: int) -> tuple[list[Item], int | None]:
         """Commits for a trigger from the log: some of them, and where to go on."""
-        newest = self._view.sequence
-        until = time.monotonic() + FETCH_SECONDS
-        found: list[Item] = []
-        rows = 0
-        following = sequence
-        for frame in self._wal.read(sequence, through=newest):
-            for place, entry in enumerate(frame.entries):
-                number = frame.first_sequence + place
-                if number < sequence:
-                    continue
-                following = number + 1
-                tables = [
-                    (section.meta["table"], section.meta["rows"])
-                    for section in entry.sections
-                    if section.kind == "rows"
-                ]
-                if not tables:
-                    continue
-                chain = tuple(entry.meta.get("chain", ()))
-                matched = self._subscriptions.match(tables, entry.meta["source"], chain).get(trigger.id)
-                if matched is None:
-                    continue
-                commit = from_entry(entry, number, frame.commit_time)
-                found.append(Item(number, commit.origin, chain, matched, commit))
-                rows += matched
-            if following <= newest and (
-                time.monotonic() > until or len(found) >= FETCH_COMMITS or rows > trigger.max_batch_rows
-            ):
-                return found, following
-        return found, None
+        return fetch(self._wal, self._subscriptions, trigger, sequence, self._view.sequence)
 
     # ---- commits
 
@@ -439,7 +407,7 @@ class Mill:
                 fresh.append(trigger.id)
         lines = [self._lines[number] for number in fresh if number in self._lines]
         if lines:
-            self._catch_up(lines, view)
+            catch_up(self._wal, self._subscriptions, lines, view.sequence)
             for line in lines:
                 line.step()
         self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
@@ -486,9 +454,15 @@ class Mill:
         if len(ready) < len(waiting):
             self.blocked()
 
-    def _open(self, trigger: Trigger, view: View) -> None:
-        spec = parse_spec(trigger.spec)
-        database = view.catalog.databases[trigger.database_id].name
+    def station(self, trigger: Trigger, database: str, host: StationHost, *, dry: bool = False) -> Station:
+        """What performs the runs of a trigger; from any thread.
+
+        Args:
+            trigger: The trigger.
+            database: Name of its database.
+            host: The engine, or what stands for it.
+            dry: Whether the host keeps nothing of what they commit.
+        """
 
         def hide() -> Mapping[str, Any]:
             try:
@@ -503,7 +477,11 @@ class Mill:
         if executor is None:  # made on a machine that could do more than this one
             log.warning("this machine lacks the trigger's executor", trigger=trigger.name, executor=trigger.executor)
             executor = self._executors["inline"]
-        station = Station(trigger, spec, database, self, executor, limits, hide, version)
+        return Station(trigger, parse_spec(trigger.spec), database, host, executor, limits, hide, version, dry=dry)
+
+    def _open(self, trigger: Trigger, view: View) -> None:
+        station = self.station(trigger, view.catalog.databases[trigger.database_id].name, self)
+        spec = station.spec
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":
@@ -515,31 +493,6 @@ class Mill:
             self._desks[trigger.id] = RequestDesk(
                 station, lambda reason, traceback: self.disable(trigger, reason, traceback)
             )
-
-    def _catch_up(self, lines: Sequence[WriteLine], view: View) -> None:
-        """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row."""
-        missing = {line.station.trigger.id: line for line in lines if line.consumer.cursor.through < view.sequence}
-        start = min((line.consumer.cursor.through for line in missing.values()), default=view.sequence) + 1
-        if not missing or start > view.sequence:
-            return
-        for frame in self._wal.read(max(start, self._wal.first_sequence), through=view.sequence):
-            for place, entry in enumerate(frame.entries):
-                number = frame.first_sequence + place
-                tables = [
-                    (section.meta["table"], section.meta["rows"])
-                    for section in entry.sections
-                    if section.kind == "rows"
-                ]
-                if not tables:
-                    continue
-                matched = self._subscriptions.match(tables, entry.meta["source"], tuple(entry.meta.get("chain", ())))
-                for trigger in matched.keys() & missing.keys():
-                    line = missing[trigger]
-                    if not line.consumer.cursor.covers(number, number):
-                        line.consumer.behind = number
-                        del missing[trigger]
-                if not missing:
-                    return
 
     def _retire(self, station: Station, reason: str) -> None:
         number = station.trigger.id

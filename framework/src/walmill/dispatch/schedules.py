@@ -16,7 +16,7 @@ from walmill.errors import Conflict, InvalidRequest, NotFound
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
-from walmill.schedule.plan import Due, Schedule, Timeline
+from walmill.schedule.plan import Due, Schedule, Timeline, due_before
 from walmill.store.view import View
 from walmill.triggers.spec import CronSpec, EverySpec
 from walmill.units import format_time
@@ -183,12 +183,14 @@ class Schedules:
         self._host.move(trigger, evolve(cursor, fired=fired))
 
     def _event(self, entry: _Entry, due: Due, at: int, attempt: int) -> Event:
+        before = due.previous if due.previous is not None else due_before(entry.schedule, due.scheduled_for)
         tick = Tick(
             scheduled_for=to_datetime(due.scheduled_for),
             fired_at=to_datetime(self._host.now_ns()),
             previous=None if due.previous is None else to_datetime(due.previous),
             missed=due.missed,
             timezone=entry.zone,
+            since=None if before is None else to_datetime(before),
         )
         return Event(
             hook="on_schedule",

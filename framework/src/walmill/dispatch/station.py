@@ -142,6 +142,7 @@ class Station:
         limits: What its runs may use.
         hide: Its arguments with secrets hidden; called by a thread, since that may have to be found out.
         version: Version of the plugin's distribution.
+        dry: Whether the host keeps nothing of what its runs commit: they are told, and what waits for a commit is not called.
     """
 
     def __init__(
@@ -154,12 +155,15 @@ class Station:
         limits: Limits,
         hide: Callable[[], Mapping[str, Any]],
         version: str | None = None,
+        *,
+        dry: bool = False,
     ) -> None:
         self.trigger = trigger
         self.spec = spec
         self.database = database
         self._hide = hide
         self._version = version
+        self._dry = dry
         self.info = TriggerInfo(
             name=trigger.name, database=database, plugin=trigger.plugin, spec=trigger.spec, arguments={}
         )
@@ -330,7 +334,8 @@ class Station:
                 key=event.key,
                 attempt=event.attempt,
                 deadline=self._deadline(),
-                source="replay" if event.replayed else "live",
+                dry_run=self._dry,
+                source="test" if self._dry else "replay" if event.replayed else "live",
             ),
             settings=self._worker.settings,
             source=event.source,
@@ -390,7 +395,7 @@ class Station:
             await self._commit(event, state, ended, rows, wishes, consumed)
         if ended.committed:
             ended.cursor = self._host.view().cursors.get(self.trigger.id)
-        if ended.end == "ok" and state.callbacks:
+        if ended.end == "ok" and state.callbacks and not self._dry:
             await seat.call_back(state)
         if ended.end == "ok" and isinstance(ended.result, Answer) and ended.result.stream is not None:
             ended.seat = seat

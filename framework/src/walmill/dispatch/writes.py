@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,20 +29,18 @@ from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.dispatch.subscriptions import CHAIN_LIMIT
 from walmill.errors import Unavailable, WalmillError
 from walmill.ingest.assemble import TableRows
-from walmill.ingest.errors import RowError
-from walmill.ingest.render import render
+from walmill.ingest.render import render_row
 from walmill.isolation.base import Gate
 from walmill.isolation.batch import BatchSource
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
-from walmill.model.schema import TIME
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.store.commit import Commit
 from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
 from walmill.store.view import View
-from walmill_hookspecs import Line, UInt, WriteBatch
+from walmill_hookspecs import WriteBatch
 from walmill_hookspecs.types import BatchKind
 
 PIECE_CHARACTERS = 4 * 2**20
@@ -420,17 +417,7 @@ def dead_rows(letter: DeadLetter, key: str, station: Station, batch: WriteBatch,
             if size > PIECE_CHARACTERS:
                 yield table_rows(DEAD_LETTERS, found)
                 found, size = [], 0
-            tags = {tag: row[tag] for tag in table.tags if row[tag] is not None}
-            fields = {
-                name: UInt(row[name]) if kind == "uint64" else row[name]
-                for name, kind in table.fields.items()
-                if row[name] is not None
-            }
-            try:
-                line = render(Line(table.name, tags, fields, row[TIME]))
-            except RowError:  # a tag value that line protocol cannot say: the row is kept as JSON
-                line = json.dumps({"table": table.name, "tags": tags, "fields": fields, "time": row[TIME]})
-            line = line[: 2**20]
+            line = render_row(table.name, table.tags, table.fields, row)[: 2**20]
             found.append(
                 {
                     "database": station.database,

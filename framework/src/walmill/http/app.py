@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-from walmill.http import admin, databases, health, storage, triggers
+from walmill.http import admin, databases, health, rehearsals, storage, triggers
 from walmill.http.auth import Auth, AuthLayer
 from walmill.http.backup import BackupEndpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
@@ -102,6 +102,7 @@ def build(
         Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
+        *rehearsals.routes(site),
         *databases.routes(site),
         *storage.routes(site),
         *health.routes(site),

@@ -6,17 +6,19 @@ in a name or in a tag, a name or a tag that ends with a backslash, an empty tag,
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from walmill.errors import InvalidRequest
 from walmill.ingest.errors import RowError
 from walmill.ingest.names import check_column_name, check_table_name, unsayable
 from walmill.ingest.values import BadValue, Scalar, to_field, to_nanos, to_tag
 from walmill.model.schema import TIME, FieldType
+from walmill_hookspecs import Line, UInt
 
 # A backslash before a newline or a tab stands for itself, so it is left alone.
 _IN_MEASUREMENT = re.compile(r"\\(?=[\n\t])|([, \\])")
@@ -88,6 +90,27 @@ def render(line: LineLike) -> str:
     if nanos is not None:
         parts.append(f" {nanos}")
     return "".join(parts)
+
+
+def render_row(table: str, tags: Sequence[str], fields: Mapping[str, str], row: Mapping[str, object]) -> str:
+    """A row of a table as a line of line protocol, or as JSON if line protocol cannot say it.
+
+    Args:
+        table: Name of the table.
+        tags: Names of its tags.
+        fields: Types of its fields, by name.
+        row: The values, by column; None means no value.
+    """
+    present = {tag: cast("str", row[tag]) for tag in tags if row[tag] is not None}
+    values: dict[str, Any] = {
+        name: UInt(cast("int", row[name])) if kind == "uint64" else row[name]
+        for name, kind in fields.items()
+        if row[name] is not None
+    }
+    try:
+        return render(Line(table, present, values, cast("int", row[TIME])))
+    except RowError:
+        return json.dumps({"table": table, "tags": present, "fields": values, "time": row[TIME]})
 
 
 def render_value(kind: FieldType, value: Scalar) -> str:

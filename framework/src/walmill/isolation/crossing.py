@@ -22,6 +22,7 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
                 "fired_at": _nanoseconds(value.fired_at),
                 "previous": None if value.previous is None else _nanoseconds(value.previous),
                 "missed": value.missed,
+                "since": None if value.since is None else _nanoseconds(value.since),
                 "timezone": getattr(value.timezone, "key", "UTC"),
             }
         elif isinstance(value, Request):

@@ -107,6 +107,25 @@ class Registry:
             self._known[name] = _Known(description, None, plugin, inspected=True)
             return description
 
+    def add(self, name: str, value: str) -> PluginDescription:
+        """Makes a plugin known that is not installed: a file, or a package in a directory; see `walmill.plugins.places`.
+
+        Args:
+            name: By which triggers name it.
+            value: Where it is found, as `walmill_worker.describe.load` reads it.
+
+        Raises:
+            Conflict: If the name is taken.
+        """
+        with self._lock:
+            if name in self._known:
+                raise Conflict(f"a plugin named {name!r} is known already")
+            known = _Known(PluginDescription(name=name, value=value))
+            _found.pop(_key(known), None)  # it may have been edited
+            self._known[name] = known
+            self._inspect([known])
+            return known.description
+
     def unregister(self, name: str) -> None:
         """Forgets an object that was registered; does nothing for other names."""
         with self._lock:

@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from attrs import define, field, frozen
 
 from walmill.model.trigger import MissedPolicy
-from walmill.units import MINUTE, SECOND
+from walmill.units import DAY, MINUTE, SECOND
 
 JUMP_LIMIT = 10 * MINUTE
 """A clock that is set back by more was wrong before. NTP corrects seconds; a wrong hour or day is a mistake."""
@@ -29,6 +29,8 @@ MAX_WAIT = MINUTE
 """The longest wait before the clock is looked at again, ns."""
 LATE = SECOND
 """With the policy `skip`, a due time that is later than this, ns, counts as missed. A busy loop is late by a tenth of it."""
+LOOK_BACK = 9 * 366 * DAY
+"""So far back is looked for the due time before another one, ns: 29 February may be eight years ago."""
 BATCH = 100
 """So many due times are handed out at a time with the policy `all`."""
 
@@ -53,6 +55,14 @@ class Schedule(Protocol):
     def newest(self, after: int, until: int) -> tuple[int, int] | None:
         """The newest due time in (after, until], and how many there are (a cron schedule stops counting at a bound)."""
         ...
+
+
+def due_before(schedule: Schedule, instant: int) -> int | None:
+    """The last due time before an instant, ns; None if there is none within `LOOK_BACK`."""
+    back = schedule.spacing
+    while (found := schedule.newest(instant - 1 - back, instant - 1)) is None and back < LOOK_BACK:
+        back *= 8  # small steps first: a cron schedule counts what it finds
+    return None if found is None else found[0]
 
 
 @frozen

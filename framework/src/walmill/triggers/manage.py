@@ -176,13 +176,32 @@ def create_trigger(
         raise Conflict(
             f"the database {new.database!r} has a trigger {new.name!r} already; delete it first, or take another name"
         )
+    start = draft.view.sequence + 2 if new.start is None else start_at(new.start)
+    trigger = trigger_of(draft, new, spec, database.id)
+    if new.start is not None and max(1, start) < first:
+        trigger = evolve(trigger, warning=_lost(max(1, start), first))
+    if isinstance(spec, RequestSpec):
+        check_path(draft.catalog, trigger, spec)
+    draft.define({"op": "put_trigger", "trigger": trigger.to_json()})
+    draft.move(trigger.id, Cursor(through=max(0, start - 1, first - 1 if trigger.warning else 0)))
+    return trigger
+
+
+def trigger_of(draft: Draft, new: NewTrigger, spec: Spec, database: int) -> Trigger:
+    """The definition that was asked for; nobody knows of it yet.
+
+    Args:
+        draft: The commit that it is to become part of.
+        new: What was asked for, checked.
+        spec: Its parsed spec.
+        database: Id of its database.
+    """
     concurrency = new.max_concurrency
     if concurrency is None:
         concurrency = ASYNC_CONCURRENCY if spec.kind == "request" or new.run_async else 1
-    start = draft.view.sequence + 2 if new.start is None else start_at(new.start)
-    trigger = Trigger(
+    return Trigger(
         id=draft.catalog.next_id,
-        database_id=database.id,
+        database_id=database,
         name=new.name,
         plugin=new.plugin,
         spec=str(spec),
@@ -202,15 +221,9 @@ def create_trigger(
         run_async=new.run_async,
         state="disabled" if new.disabled else "enabled",
         reason=CREATED_DISABLED if new.disabled else None,
-        warning=_lost(max(1, start), first) if new.start is not None and max(1, start) < first else None,
         created_at=draft.time,
         changed_at=draft.time,
     )
-    if isinstance(spec, RequestSpec):
-        check_path(draft.catalog, trigger, spec)
-    draft.define({"op": "put_trigger", "trigger": trigger.to_json()})
-    draft.move(trigger.id, Cursor(through=max(0, start - 1, first - 1 if trigger.warning else 0)))
-    return trigger
 
 
 def _wait(value: str | int) -> int:

@@ -526,6 +526,7 @@ def _tick(given: Message) -> Tick:
         fired_at=to_datetime(given["fired_at"]),
         previous=None if given["previous"] is None else to_datetime(given["previous"]),
         missed=given["missed"],
+        since=None if given["since"] is None else to_datetime(given["since"]),
         timezone=UTC if zone == "UTC" else ZoneInfo(zone),
     )
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import os
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from attrs import field, frozen
 
+from walmill_hookspecs._markers import PROJECT
 from walmill_hookspecs.settings import SettingInfo, describe, is_settings
 from walmill_worker.binding import HOOKS, bind, has_wrappers, instantiate, new_manager
 from walmill_worker.calling import call
 from walmill_worker.errors import PluginFailure, cause
+
+MARK = f"{PROJECT}_impl"
+"""What `@hookimpl` leaves on a function."""
 
 
 @frozen(kw_only=True)
@@ -64,16 +72,56 @@ class Described:
 
 
 def load(value: str) -> object:
-    """What an entry point names: `module` or `module:attribute`.
+    """What an entry point names: `module` or `module:attribute`; or, for what is not installed, `FILE.py#`, or
+    `DIRECTORY#module:attribute` with the directory in which the module is found.
+
+    A file without hooks of its own stands for the only class in it that has some.
 
     Raises:
         Exception: Whatever the import raises.
     """
-    module, _, attribute = value.partition(":")
+    place, _, entry = value.rpartition("#")
+    if place.endswith(".py"):
+        return _plugin_in(_module_of(place))
+    if place and place not in sys.path:
+        sys.path.insert(0, place)
+    module, _, attribute = entry.partition(":")
     found: object = importlib.import_module(module.strip())
     for name in filter(None, attribute.strip().split(".")):
         found = getattr(found, name)
-    return found
+    return found if place == "" or attribute or not isinstance(found, ModuleType) else _plugin_in(found)
+
+
+def _module_of(path: str) -> ModuleType:
+    """A file as a module; files beside it can be imported."""
+    directory, name = os.path.split(path)
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    name = f"walmill_file_{name.removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _plugin_in(module: ModuleType) -> object:
+    def marked(found: object) -> bool:
+        return any(hasattr(getattr(found, hook, None), MARK) for hook in HOOKS)
+
+    if marked(module):
+        return module
+    classes = [
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and one.__module__ == module.__name__ and marked(one)
+    ]
+    if len(classes) > 1:
+        names = ", ".join(one.__name__ for one in classes)
+        raise ImportError(f"it has several plugins ({names}), and a file is one; put each into a file of its own")
+    return classes[0] if classes else module
 
 
 def describe_entry(name: str, value: str) -> Described:

@@ -1,0 +1,87 @@
+"""Reading the log back for triggers: what one that fell behind has to do, and where each begins after a start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from walmill.dispatch.consumer import Item
+from walmill.dispatch.subscriptions import Subscriptions
+from walmill.dispatch.writes import WriteLine
+from walmill.model.trigger import Trigger
+from walmill.store.commit import from_entry
+from walmill.wal.entry import Entry
+from walmill.wal.log import Log
+
+FETCH_SECONDS = 0.002
+"""Reading old commits holds up the loop for at most about this long at a time."""
+FETCH_COMMITS = 512
+
+
+def fetch(
+    wal: Log, subscriptions: Subscriptions, trigger: Trigger, sequence: int, newest: int
+) -> tuple[list[Item], int | None]:
+    """Commits for a trigger from the log: some of them, and where to go on (None: the newest was reached).
+
+    Args:
+        wal: The log.
+        subscriptions: Which triggers see which rows.
+        trigger: The trigger.
+        sequence: From where.
+        newest: The last one to look at.
+    """
+    until = time.monotonic() + FETCH_SECONDS
+    found: list[Item] = []
+    rows = 0
+    following = sequence
+    for frame in wal.read(sequence, through=newest):
+        for place, entry in enumerate(frame.entries):
+            number = frame.first_sequence + place
+            if number < sequence:
+                continue
+            following = number + 1
+            matched = _matched(entry, subscriptions).get(trigger.id)
+            if matched is None:
+                continue
+            commit = from_entry(entry, number, frame.commit_time)
+            found.append(Item(number, commit.origin, commit.chain, matched, commit))
+            rows += matched
+        if following <= newest and (
+            time.monotonic() > until or len(found) >= FETCH_COMMITS or rows > trigger.max_batch_rows
+        ):
+            return found, following
+    return found, None
+
+
+def catch_up(wal: Log, subscriptions: Subscriptions, lines: Sequence[WriteLine], newest: int) -> None:
+    """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row."""
+    missing = {line.station.trigger.id: line for line in lines if line.consumer.cursor.through < newest}
+    start = min((line.consumer.cursor.through for line in missing.values()), default=newest) + 1
+    if not missing or start > newest:
+        return
+    for number, matched in _all_matched(wal, subscriptions, max(start, wal.first_sequence), newest):
+        for trigger in matched.keys() & missing.keys():
+            line = missing[trigger]
+            if not line.consumer.cursor.covers(number, number):
+                line.consumer.behind = number
+                del missing[trigger]
+        if not missing:
+            return
+
+
+def _all_matched(
+    wal: Log, subscriptions: Subscriptions, start: int, newest: int
+) -> Iterator[tuple[int, Mapping[int, int]]]:
+    for frame in wal.read(start, through=newest):
+        for place, entry in enumerate(frame.entries):
+            matched = _matched(entry, subscriptions)
+            if matched:
+                yield frame.first_sequence + place, matched
+
+
+def _matched(entry: Entry, subscriptions: Subscriptions) -> Mapping[int, int]:
+    """The triggers that an entry concerns, and how many rows each; without decoding one."""
+    tables = [(section.meta["table"], section.meta["rows"]) for section in entry.sections if section.kind == "rows"]
+    if not tables:
+        return {}
+    return subscriptions.match(tables, entry.meta["source"], tuple(entry.meta.get("chain", ())))
