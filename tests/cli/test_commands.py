@@ -71,6 +71,14 @@ def test_the_limits_of_a_trigger_and_what_it_does(local: Command) -> None:
     assert "there is nothing" in sentence(local("replay", "trigger", "-d", "lim", "--from", "1000000", "t"))
     good(local("write", "-d", "lim", "other v=1"))
     assert "no trigger" in sentence(local("replay", "trigger", "-d", "lim", "--from", "start", "nosuch"))
+    assert "has no dead letters" in sentence(local("replay", "trigger", "-d", "lim", "--from", "dead-letters", "t"))
+    assert "have no sequence" in sentence(
+        local("replay", "trigger", "-d", "lim", "--from", "dead-letters", "--to", "7", "t")
+    )
+    good(local("replay", "trigger", "-d", "lim", "--stop", "t"))
+    assert good(local("replay", "trigger", "-d", "lim", "--stop", "t")) == "Trigger t was not replaying\n"
+    assert local("replay", "trigger", "-d", "lim", "t").code == 2
+    assert local("replay", "trigger", "-d", "lim", "--stop", "--from", "start", "t").code == 2
     table = good(local("top", "-d", "lim", "--once", "--interval", "0.1"))
     assert "lim.t" in table
     assert "executor" in table

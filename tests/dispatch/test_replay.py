@@ -83,7 +83,12 @@ def test_a_part_again_and_then_on_where_it_was(engine: Engine, wait: Wait) -> No
     wait(lambda: len(values()) == 20 and idle(engine))
     Notes.seen.clear()
     asked = engine.replay_trigger("d", "t", places[3], places[7])
-    assert asked == {"from": places[3], "to": places[7], "resume": engine.trigger("d", "t")["replay"]["resume"]}
+    assert asked == {
+        "from": places[3],
+        "to": places[7],
+        "resume": engine.trigger("d", "t")["replay"]["resume"],
+        "backfill": 0,
+    }
     write(engine, 20, 21)
     wait(lambda: len(values()) >= 7)
     assert [kind for _, kind, _ in Notes.seen] == ["replay"] * 5 + ["live"] * 2

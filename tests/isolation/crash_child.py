@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from walmill.engine import Engine
+from walmill.errors import InvalidRequest
 from walmill.isolation.process import WorkerOptions
 
 DATABASE = "d"
@@ -77,10 +78,19 @@ def murder(engine: Engine, chance: random.Random) -> None:
                 os.kill(victim, signal.SIGKILL)
 
 
+def replay(engine: Engine, chance: random.Random) -> None:
+    """Has dead letters given again, which fail again."""
+    while True:
+        time.sleep(chance.uniform(0.02, 0.1))
+        with contextlib.suppress(InvalidRequest):
+            engine.replay_trigger(DATABASE, "wild", "dead-letters")
+
+
 if __name__ == "__main__":
     opened = open_engine(Path(sys.argv[1]))
     start = int(sys.argv[2])
     threading.Thread(target=murder, args=(opened, random.Random(start)), daemon=True).start()
+    threading.Thread(target=replay, args=(opened, random.Random(-start)), daemon=True).start()
     for letter in "abc":
         threading.Thread(target=write, args=(opened, letter, start), daemon=True).start()
     threading.Event().wait()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import evolve
 
 from walmill.auth.tokens import write_token_file
+from walmill.backfill import Backfiller
 from walmill.backup.copy import Told, quiet
 from walmill.backup.description import Description
 from walmill.begin import begin_view, open_objects
@@ -48,7 +49,7 @@ from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
 from walmill.query.engine import QueryEngine, ResultStream
-from walmill.rehearsals import Rehearsals
+from walmill.replays import Replays
 from walmill.room import Room
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 log = get_logger("walmill.engine")
 
 
-class Engine(Rehearsals):
+class Engine(Replays):
     """A processing engine on one data directory.
 
     Open it with `Engine.open`, close it with `close`, or use it in a `with` statement.
@@ -91,6 +92,8 @@ class Engine(Rehearsals):
         self._processes: ProcessExecutor | None = None
         self._closed = False
         self._closing = threading.Lock()
+        self._replaying = threading.Lock()
+        self._backfiller = Backfiller(self)
         self.started_at = time.time()
         self.ready = False
 
@@ -244,6 +247,7 @@ class Engine(Rehearsals):
         self._committer.start()
         self._mill.start(self._committer)
         self.pass_lost()
+        self._backfiller.wake()
         self._preparing = threading.Event()
         self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
         self._preparer.start()
@@ -605,6 +609,7 @@ class Engine(Rehearsals):
             self._closed = True
             self.ready = False
             self._writer.stop()
+        self._backfiller.stop(30.0)
         if self._keeper is not None:
             self._keeper.stop(30.0)
         clean = self._mill.stop(self.options.shutdown_timeout if timeout is None else timeout)

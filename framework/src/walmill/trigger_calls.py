@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
+from walmill.backfill import job_of
 from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
@@ -19,7 +20,6 @@ from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
-from walmill.store.submission import Flush
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -119,35 +119,6 @@ class Triggers(Definitions):
         )
         return made
 
-    def replay_trigger(self, database: str, name: str, start: str | int, to: str | int | None = None) -> dict[str, Any]:
-        """Has an on_write trigger go through a part of the log again, with `batch.kind` and `run.source` set to `replay`.
-
-        Runs under way cannot commit any more. What comes in meanwhile waits. It survives a restart.
-
-        Args:
-            database: Name of its database.
-            name: Its name.
-            start: `start`, a sequence, or a time: the first commit at or after it.
-            to: The last sequence, or a time: the last commit before it. None for all that the trigger has had.
-
-        Returns:
-            `from`, `to` and `resume`: the first and last sequence, and after which one it goes on then.
-
-        Raises:
-            InvalidRequest: If it is no on_write trigger, or there is nothing to be done again.
-            Conflict: If it is not enabled, or the log has not got all of it any more.
-        """
-        self._mill.submit(Flush()).result()  # where it is by now
-        begin = self._start_at(start)
-        last = None
-        if to is not None:
-            last = int(to) if isinstance(to, int) or to.isdigit() else self._wal.sequence_at(parse_time(to)) - 1
-        made: Trigger = self.define(
-            lambda draft: manage.replay_trigger(draft, database, name, begin, last, self._wal.first_sequence)
-        )
-        assert made.replay is not None
-        return dict(zip(("from", "to", "resume"), made.replay, strict=True))
-
     def disable_trigger(self, database: str, name: str) -> Trigger:
         """Disables a trigger; its cursor stays where it is."""
         made: Trigger = self.define(lambda draft: manage.disable_by_person(draft, database, name))
@@ -203,7 +174,11 @@ class Triggers(Definitions):
     def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
         cursor, status = view.cursors.get(trigger.id), self._mill.status(trigger.id)
         tally = self._mill.tallies.get((database, trigger.name))
-        return show(trigger, database, cursor, status, NOTHING if tally is None else tally.show(), self.registry)
+        shown = show(trigger, database, cursor, status, NOTHING if tally is None else tally.show(), self.registry)
+        job = job_of(view, trigger.id)
+        if job is not None:
+            shown["backfill"] = {"rows": job.rows, "total": job.total}
+        return shown
 
     def tallies(self) -> dict[tuple[str, str], Tally]:
         """What the runs came to since the start, by database and trigger."""

@@ -1,6 +1,6 @@
 """The durable state of plugins at one sequence: spaces of keys and values. Immutable.
 
-A space belongs to a trigger (`t:7`) or to a database (`d:3`, what `ctx.cache.shared` shows).
+A space belongs to a trigger (`t:7`; `b:7` says how far a backfill of it is) or to a database (`d:3`, `ctx.cache.shared`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ ENTRY_OVERHEAD = 64
 def trigger_space(trigger: int) -> str:
     """The name of a trigger's space."""
     return f"t:{trigger}"
+
+
+def backfill_space(trigger: int) -> str:
+    """The name of the space that says how far a backfill of a trigger is."""
+    return f"b:{trigger}"
 
 
 def database_space(database: int) -> str:

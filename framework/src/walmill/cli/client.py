@@ -255,14 +255,20 @@ class Client(Connection):
         Args:
             database: Its database.
             name: Its name.
-            start: `start`, a sequence, or a time.
+            start: `start`, a sequence, a time, or `dead-letters`.
             to: A sequence or a time; None for all that it has had.
 
         Returns:
-            `from`, `to` and `resume`: sequences.
+            `from`, `to` and `resume`, sequences, and `backfill`, rows of files that come first; or `rows`, `letters`,
+            `through` and `refused`.
         """
         params = {"db": database, "trigger_name": name, "from": start, "to": to}
         return self.object_of(self.request("POST", f"{TRIGGERS}/replay", params=params))
+
+    def stop_replay(self, database: str, name: str) -> bool:
+        """Ends what `replay_trigger` began; whether there was anything to end."""
+        params = {"db": database, "trigger_name": name, "stop": True}
+        return bool(self.object_of(self.request("POST", f"{TRIGGERS}/replay", params=params))["stopped"])
 
     def rehearse(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Runs a plugin once, for real, and has nothing kept; see `walmill.dispatch.rehearsal.Report.to_json`.

@@ -309,31 +309,71 @@ def run_trigger(*, client: Client, database: str, at: str | None, output_format:
 
 @click.command()
 @database_option()
-@click.option("--from", "start", required=True, metavar="start|SEQ|TIME", help="Where it begins.")
+@click.option("--from", "start", metavar="start|SEQ|TIME|dead-letters", help="Where it begins.")
 @click.option(
     "--to", metavar="SEQ|TIME", help="Where it ends, and goes on where the trigger is now; else all it has had."
 )
 @click.option("--detach", is_flag=True, help="Do not wait for its end. It goes on in the server, also after a restart.")
+@click.option("--stop", is_flag=True, help="End a replay where it is; the trigger goes on with what is new.")
 @click.argument("name")
 @server_options
-def replay_trigger(*, client: Client, database: str, start: str, to: str | None, detach: bool, name: str) -> None:
-    """Have the on_write trigger NAME go through a part of the log again. The plugin is told that it is a replay."""
+def replay_trigger(
+    *, client: Client, database: str, start: str | None, to: str | None, detach: bool, stop: bool, name: str
+) -> None:
+    """Have the on_write trigger NAME go through rows again. The plugin is told that it is a replay.
+
+    What the log has comes commit by commit; what it has not got any more comes from files, as the tables have it. Rows that were
+    given up are given again from the dead letters, once.
+    """
+    if stop:
+        if start or to or detach:
+            raise click.UsageError("--stop ends a replay; leave the other options out")
+        ended = client.stop_replay(database, name)
+        click.echo(f"Trigger {name} replays no more" if ended else f"Trigger {name} was not replaying")
+        return
+    if start is None:
+        raise click.UsageError("say where it begins: --from start, a sequence, a time, or dead-letters")
     asked = client.replay_trigger(database, name, start=start, to=to)
+    if "letters" in asked:
+        for why in asked["refused"][:20]:
+            click.echo(f"cannot be given again: {clean(why)}", err=True)
+        count = f"{asked['rows']:,} row{'' if asked['rows'] == 1 else 's'}"
+        click.echo(f"Trigger {name} is given {count} again from {asked['letters']:,} dead batches")
+        if not detach and asked["through"] is not None:
+            _wait(client, database, name, asked["through"] - 1, asked["through"])
+        return
     first, last = int(asked["from"]), int(asked["to"])
     click.echo(f"Trigger {name} replays the commits {first} to {last}")
     if detach:
         return
+    if asked["backfill"]:
+        with Bar(asked["backfill"], "files") as bar:
+            while (job := _enabled(client, database, name).get("backfill")) is not None:
+                bar.at(min(asked["backfill"], job["rows"]))
+                time.sleep(0.1)
+            bar.at(asked["backfill"])
+    _wait(client, database, name, first, last)
+    click.echo(f"Trigger {name} has replayed the commits {first} to {last}")
+
+
+def _enabled(client: Client, database: str, name: str) -> dict[str, Any]:
+    """The trigger, as long as it goes on."""
+    found = client.trigger(database, name)
+    if found["state"] != "enabled":
+        raise click.ClickException(
+            f"the trigger {name} is {found['state']} at the commit {found['through']}: {found['reason']}; "
+            "the replay goes on when it is enabled again"
+        )
+    return found
+
+
+def _wait(client: Client, database: str, name: str, first: int, last: int) -> None:
+    """Waits until a trigger is through a part of the log."""
     with Bar(last - first + 1, "replay") as bar:
         while True:
-            found = client.trigger(database, name)
-            if found["state"] != "enabled":
-                raise click.ClickException(
-                    f"the trigger {name} is {found['state']} at the commit {found['through']}: {found['reason']}; "
-                    "the replay goes on when it is enabled again"
-                )
-            bar.at(min(last, found["through"]) - first + 1)
+            found = _enabled(client, database, name)
+            bar.at(max(0, min(last, found["through"]) - first + 1))
             # without commits that concern it its cursor may stay before the last one
             if found["through"] >= last or (not found["running"] and not found["lag_commits"]):
-                break
+                return
             time.sleep(0.1)
-    click.echo(f"Trigger {name} has replayed the commits {first} to {last}")

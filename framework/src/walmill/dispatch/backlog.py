@@ -9,7 +9,7 @@ from walmill.dispatch.consumer import Item
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.writes import WriteLine
 from walmill.model.trigger import Trigger
-from walmill.store.commit import from_entry
+from walmill.store.commit import Commit, from_entry
 from walmill.wal.entry import Entry
 from walmill.wal.log import Log
 
@@ -40,12 +40,13 @@ def fetch(
             if number < sequence:
                 continue
             following = number + 1
-            matched = _matched(entry, subscriptions).get(trigger.id)
-            if matched is None:
+            if trigger.id not in _matched(entry, subscriptions):
                 continue
-            commit = from_entry(entry, number, frame.commit_time)
-            found.append(Item(number, commit.origin, commit.chain, matched, commit))
-            rows += matched
+            for _, item in items_of(from_entry(entry, number, frame.commit_time), subscriptions, trigger.id):
+                if item.kind != "live" and trigger.replay is not None and number <= trigger.replay[1]:
+                    continue  # what it was once given again is not part of the log that is replayed
+                found.append(item)
+                rows += item.rows
         if following <= newest and (
             time.monotonic() > until or len(found) >= FETCH_COMMITS or rows > trigger.max_batch_rows
         ):
@@ -82,6 +83,34 @@ def _all_matched(
 def _matched(entry: Entry, subscriptions: Subscriptions) -> Mapping[int, int]:
     """The triggers that an entry concerns, and how many rows each; without decoding one."""
     tables = [(section.meta["table"], section.meta["rows"]) for section in entry.sections if section.kind == "rows"]
-    if not tables:
-        return {}
-    return subscriptions.match(tables, entry.meta["source"], tuple(entry.meta.get("chain", ())))
+    given = [(section.meta["to"], section.meta["rows"]) for section in entry.sections if section.kind == "given"]
+    found: dict[int, int] = {}
+    if tables:
+        found.update(subscriptions.match(tables, entry.meta["source"], tuple(entry.meta.get("chain", ()))))
+    for trigger, rows in given:
+        if subscriptions.knows(trigger):
+            found[trigger] = found.get(trigger, 0) + rows
+    return found
+
+
+def items_of(commit: Commit, subscriptions: Subscriptions, only: int | None = None) -> list[tuple[int, Item]]:
+    """What a commit is for the triggers that it concerns.
+
+    Args:
+        commit: The commit.
+        subscriptions: Which triggers see which rows.
+        only: The trigger that is asked about; None for all.
+    """
+    found: list[tuple[int, Item]] = []
+    if commit.rows:
+        tables = [(part.table, part.batch.num_rows) for part in commit.rows]
+        found = [
+            (trigger, Item(commit.sequence, commit.origin, commit.chain, rows, payload=commit))
+            for trigger, rows in subscriptions.match(tables, commit.source, commit.chain).items()
+            if only in (None, trigger)
+        ]
+    for trigger, kind in dict.fromkeys((part.to, part.kind) for part in commit.given):
+        if subscriptions.knows(trigger) and only in (None, trigger):
+            rows = sum(part.batch.num_rows for part in commit.given if part.to == trigger)
+            found.append((trigger, Item(commit.sequence, 0, (), rows, kind, commit)))
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from walmill.model.cursor import Cursor
+from walmill_hookspecs.types import BatchKind
 
 BACKLOG_COMMITS = 1024
 """So many commits are kept at hand for a trigger; the rest is read back from the log when its turn comes."""
@@ -29,6 +30,7 @@ class Item:
         origin: Id of the trigger whose run made it; 0 for clients and the engine.
         chain: Ids of the triggers through which it came.
         rows: Rows for this trigger.
+        kind: Why it gets them.
         payload: What the caller needs to build the batch.
     """
 
@@ -36,6 +38,7 @@ class Item:
     origin: int = 0
     chain: tuple[int, ...] = ()
     rows: int = 1
+    kind: BatchKind = "live"
     payload: Any = field(default=None, eq=False, repr=False)
 
 
@@ -45,7 +48,7 @@ class Batch:
 
     Attributes:
         number: Unique in this consumer.
-        items: The commits, at least one, all of one origin and chain.
+        items: The commits, at least one, all of one origin, chain and kind.
         attempt: 1 for the first.
         first: Where the range begins; moves on with a checkpoint.
     """
@@ -369,7 +372,8 @@ class Consumer:
         rows = first.rows
         while self.backlog and len(items) < BATCH_COMMITS:
             item = self.backlog[0]
-            if (item.origin, item.chain) != (first.origin, first.chain) or rows + item.rows > self.max_batch_rows:
+            of_one = (item.origin, item.chain, item.kind) == (first.origin, first.chain, first.kind)
+            if not of_one or rows + item.rows > self.max_batch_rows:
                 break
             if self.jump is not None and first.sequence <= self.jump[0] < item.sequence:
                 break

@@ -64,6 +64,7 @@ DEAD_LETTERS = TableSchema(
         "attempts": "int64",
         "first_sequence": "int64",
         "last_sequence": "int64",
+        "replayed_at": "int64",
     },
 )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from walmill.clock import Clock
 from walmill.context.local import Limits
-from walmill.dispatch.backlog import catch_up, fetch
+from walmill.dispatch.backlog import catch_up, fetch, items_of
 from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
@@ -305,7 +305,7 @@ class Mill:
             self.loop.call_soon_threadsafe(self._published, published)
         except RuntimeError:  # the loop is closed: the log has it, and the next start will find it
             return False
-        return bool(self._lines) and any(commit.rows for commit in published.commits)
+        return bool(self._lines) and any(commit.rows or commit.given for commit in published.commits)
 
     def wait_until_current(self) -> None:
         """Waits until the mill has seen what is published: routes are swapped then, stations made. From any thread.
@@ -377,14 +377,9 @@ class Mill:
 
     def _items(self, commit: Commit) -> list[tuple[int, Item]]:
         """What a commit is for the triggers that it concerns."""
-        if not commit.rows or not self._lines:
+        if not (commit.rows or commit.given) or not self._lines:
             return []
-        tables = [(part.table, part.batch.num_rows) for part in commit.rows]
-        return [
-            (trigger, Item(commit.sequence, commit.origin, commit.chain, rows, commit))
-            for trigger, rows in self._subscriptions.match(tables, commit.source, commit.chain).items()
-            if trigger in self._lines
-        ]
+        return [pair for pair in items_of(commit, self._subscriptions) if pair[0] in self._lines]
 
     # ---- triggers
 

@@ -28,6 +28,7 @@ from walmill.store.submission import RunEffect, Stale, Ticket
 from walmill.store.view import View
 from walmill.triggers.spec import Spec
 from walmill_hookspecs import BadSettings, Run, TriggerInfo
+from walmill_hookspecs.types import BatchKind
 from walmill_worker.capture import Voice
 from walmill_worker.replies import Answer
 
@@ -76,7 +77,7 @@ class Event:
         fired: The due time (`on_schedule`), ns.
         chain: The chain of what is consumed.
         rows_in: Rows given.
-        replayed: Whether it is done again because a person asked for that.
+        why: Whether it is done again because a person asked for that.
         accept: Makes the answer of what the hook returned, before anything is committed; raises PluginFailure for nonsense.
     """
 
@@ -91,7 +92,7 @@ class Event:
     fired: int | None = None
     chain: tuple[int, ...] = ()
     rows_in: int = 0
-    replayed: bool = False
+    why: BatchKind = "live"
     accept: Callable[[Any], Any] | None = None
 
 
@@ -335,7 +336,7 @@ class Station:
                 attempt=event.attempt,
                 deadline=self._deadline(),
                 dry_run=self._dry,
-                source="test" if self._dry else "replay" if event.replayed else "live",
+                source="test" if self._dry else event.why,
             ),
             settings=self._worker.settings,
             source=event.source,

@@ -37,6 +37,11 @@ class Subscriptions:
             if isinstance(spec, AllTables) or (isinstance(spec, TableSpec) and spec.patterns):
                 self._broad.setdefault(trigger.database_id, []).append((trigger, spec))
 
+    def knows(self, trigger: int) -> bool:
+        """Whether this is an enabled trigger."""
+        found = self._catalog.triggers.get(trigger)
+        return found is not None and found.enabled
+
     def of_table(self, table: int) -> tuple[tuple[Trigger, bool], ...]:
         """The triggers of a table, and whether each of them sees derived rows."""
         found = self._tables.get(table)

@@ -225,10 +225,11 @@ class WriteLine:
     def _batch(self, batch: Batch, catalog: Catalog) -> BatchSource:
         trigger = self.station.trigger
         commits: list[Commit] = [item.payload for item in batch.items]
-        present = {part.table for commit in commits for part in commit.rows}
+        given = 0 if batch.items[0].kind == "live" else trigger.id
+        present = {part.table for commit in commits for part in (commit.given if given else commit.rows)}
         tables = self._host.tables_of(trigger, sorted(present))
         memo = self._host.batch_memo()
-        key = (batch.first, batch.last, len(batch.items), tables, self._kind(batch))
+        key = (batch.first, batch.last, len(batch.items), tables, self._kind(batch), given)
         found = memo.get(key)
         if found is None:
             found = memo[key] = BatchSource(
@@ -238,11 +239,14 @@ class WriteLine:
                 database=self.station.database,
                 first=batch.first,
                 kind=self._kind(batch),
+                given_to=given,
             )
         return found
 
     def _kind(self, batch: Batch) -> BatchKind:
         """Why a batch is given to the trigger."""
+        if batch.items[0].kind != "live":
+            return batch.items[0].kind
         replay = self.station.trigger.replay
         return "replay" if replay is not None and batch.last <= replay[1] else "live"
 
@@ -268,7 +272,7 @@ class WriteLine:
             attempt=batch.attempt,
             at=self._last_at,
             source="write",
-            replayed=self._kind(batch) == "replay",
+            why=self._kind(batch),
             consumed=(batch.first, batch.last),
             through=lambda: consumer.through_if_done(batch.number),
             chain=chain,

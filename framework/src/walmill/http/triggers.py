@@ -156,7 +156,12 @@ def routes(site: Site, defaults: Mapping[str, Any]) -> list[BaseRoute]:
 
     async def replay(request: Request) -> Response:
         engine = site.engine
-        fields = await named(request, to=object, **{"from": object})
+        fields = await named(request, to=object, stop=bool, **{"from": object})
+        if fields.get("stop"):
+            if len(fields) > 3:
+                raise InvalidRequest("stop ends a replay; leave from and to out")
+            ended = await site.call(engine.stop_replay, fields["db"], fields["trigger_name"])
+            return json_response({"stopped": ended})
         required(fields, "from")
         bounds = [fields["from"], fields.get("to")]
         for name, value in zip(("from", "to"), bounds, strict=True):

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from walmill.model.catalog import Catalog
 from walmill.model.schema import TableSchema
-from walmill.store.commit import Commit, RowsPart
+from walmill.store.commit import Commit, GivenPart, RowsPart
 from walmill_hookspecs import TableBatch, WriteBatch
 from walmill_hookspecs.types import BatchKind
 from walmill_worker.batches import columns_of
@@ -28,6 +28,7 @@ class BatchSource:
         database: Name of the database.
         first: First sequence of the batch.
         kind: Why it runs.
+        given_to: The trigger that gets rows again; 0 for those that were written.
     """
 
     commits: Sequence[Commit] = field(repr=False)
@@ -36,6 +37,7 @@ class BatchSource:
     database: str
     first: int
     kind: BatchKind = "live"
+    given_to: int = 0
 
     @property
     def last(self) -> int:
@@ -51,11 +53,12 @@ class BatchSource:
         maker = self.catalog.triggers.get(number)
         return maker.name if maker is not None else f"trigger {number}"
 
-    def parts(self) -> Mapping[int, list[tuple[Commit, RowsPart]]]:
+    def parts(self) -> Mapping[int, list[tuple[Commit, RowsPart | GivenPart]]]:
         """The rows of each table, commit by commit."""
-        found: dict[int, list[tuple[Commit, RowsPart]]] = {}
+        found: dict[int, list[tuple[Commit, RowsPart | GivenPart]]] = {}
         for commit in self.commits:
-            for part in commit.rows:
+            given = [part for part in commit.given if part.to == self.given_to]
+            for part in given if self.given_to else commit.rows:
                 if part.table in self.tables and part.table in self.catalog.tables:
                     found.setdefault(part.table, []).append((commit, part))
         return found

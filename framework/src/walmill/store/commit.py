@@ -20,6 +20,9 @@ Source = Literal["client", "engine", "write", "schedule", "request", "startup"]
 """Who made a commit: a client, the engine itself, or a run of the kind named."""
 
 
+GivenKind = Literal["replay", "backfill"]
+
+
 @frozen
 class RowsPart:
     """The rows of one table: the table's id and one batch (tags, fields, `time`; only columns that have values).
@@ -32,6 +35,25 @@ class RowsPart:
 
     table: int
     batch: pa.RecordBatch
+    encoded: pa.Buffer | None = None
+
+
+@frozen
+class GivenPart:
+    """Rows that are given to one trigger again. They are in no table: the log alone has them, as long as that trigger needs it.
+
+    Attributes:
+        table: Id of the table in which they were.
+        batch: The rows.
+        to: Id of the trigger.
+        kind: Why: `replay` (they were in the log before) or `backfill` (they come from files).
+        encoded: The batch as the log has it, if it is there already.
+    """
+
+    table: int
+    batch: pa.RecordBatch
+    to: int
+    kind: GivenKind
     encoded: pa.Buffer | None = None
 
 
@@ -59,6 +81,7 @@ class Commit:
         definitions: Changes of the catalog.
         rows: Rows, by table.
         state: Changes of the plugin state.
+        given: Rows that single triggers get again.
     """
 
     sequence: int
@@ -72,6 +95,7 @@ class Commit:
     definitions: tuple[dict[str, Any], ...] = ()
     rows: tuple[RowsPart, ...] = ()
     state: tuple[StatePart, ...] = ()
+    given: tuple[GivenPart, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -101,6 +125,14 @@ def to_entry(commit: Commit) -> Entry:
         )
         for part in commit.rows
     ]
+    sections += [
+        Section(
+            "given",
+            {"table": given.table, "rows": given.batch.num_rows, "to": given.to, "as": given.kind},
+            encode_rows(given.batch) if given.encoded is None else given.encoded,
+        )
+        for given in commit.given
+    ]
     sections += [Section("state", {"space": part.space}, pack_changes(part.changes)) for part in commit.state]
     return Entry(meta, tuple(sections))
 
@@ -113,12 +145,17 @@ def from_entry(entry: Entry, sequence: int, time: int) -> Commit:
     """
     rows: list[RowsPart] = []
     state: list[StatePart] = []
+    given: list[GivenPart] = []
     try:
         for section in entry.sections:
             if section.kind == "rows":
                 data = section.data
                 encoded = data if isinstance(data, pa.Buffer) else None
                 rows.append(RowsPart(section.meta["table"], decode_rows(data), encoded))
+            elif section.kind == "given":
+                data, meta = section.data, section.meta
+                encoded = data if isinstance(data, pa.Buffer) else None
+                given.append(GivenPart(meta["table"], decode_rows(data), meta["to"], meta["as"], encoded))
             elif section.kind == "state":
                 state.append(StatePart(section.meta["space"], tuple(unpack_changes(section.data))))
             else:
@@ -136,6 +173,7 @@ def from_entry(entry: Entry, sequence: int, time: int) -> Commit:
             definitions=tuple(entry.meta.get("definitions", ())),
             rows=tuple(rows),
             state=tuple(state),
+            given=tuple(given),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowInvalid) as error:
         raise DataCorruption(

@@ -420,7 +420,9 @@ class Committer:
             settle_all(early)
         frame = self._wal.mapped(receipt)
         durable = [
-            from_entry(entry, frame.first_sequence + place, frame.commit_time) if commit.rows else commit
+            from_entry(entry, frame.first_sequence + place, frame.commit_time)
+            if commit.rows or commit.given
+            else commit
             for place, (entry, commit) in enumerate(zip(frame.entries, commits, strict=True))
         ]
         view = self._decided.store_rows(durable)

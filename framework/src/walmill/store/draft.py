@@ -14,7 +14,7 @@ from walmill.ingest.names import COLUMNS_PER_TABLE, check_database_name
 from walmill.model.catalog import INTERNAL, Catalog, Database, create_database
 from walmill.model.cursor import Cursor
 from walmill.model.schema import TIME, FieldType, TableSchema
-from walmill.store.commit import Commit, RowsPart, Source, StatePart
+from walmill.store.commit import Commit, GivenKind, GivenPart, RowsPart, Source, StatePart
 from walmill.store.view import View
 from walmill.units import DAY
 
@@ -57,6 +57,7 @@ class Draft:
         self._rows: dict[int, list[TableRows]] = {}
         self._cursor: tuple[int, Cursor] | None = None
         self._state: list[StatePart] = []
+        self._given: list[GivenPart] = []
 
     def define(self, definition: dict[str, Any]) -> None:
         """Adds a definition."""
@@ -111,6 +112,10 @@ class Draft:
                     self.define({"op": "add_columns", "id": number, "tags": new_tags, "fields": new_fields})
         self._rows.setdefault(number, []).append(rows)
 
+    def give(self, trigger: int, kind: GivenKind, table: int, rows: pa.RecordBatch) -> None:
+        """Has one trigger get rows of a table again; the table stays as it is."""
+        self._given.append(GivenPart(table, rows, trigger, kind))
+
     def move(self, trigger: int, cursor: Cursor) -> None:
         """Sets the cursor of the trigger for which this commit is made."""
         self._cursor = (trigger, cursor)
@@ -131,7 +136,7 @@ class Draft:
         Raises:
             TooLarge: If it passes the limit of a commit.
         """
-        if not (self._definitions or self._rows or self._cursor or self._state):
+        if not (self._definitions or self._rows or self._cursor or self._state or self._given):
             return None
         parts = tuple(
             RowsPart(number, rows[0].batch, rows[0].encoded)
@@ -139,7 +144,7 @@ class Draft:
             else RowsPart(number, join_batches([one.batch for one in rows], self.catalog.tables[number].schema))
             for number, rows in self._rows.items()
         )
-        size = sum(part.batch.nbytes for part in parts)
+        size = sum(part.batch.nbytes for part in parts) + sum(part.batch.nbytes for part in self._given)
         if size > COMMIT_BYTES:
             raise TooLarge(f"a commit of {size:,} bytes is over the limit of {COMMIT_BYTES:,}; write in smaller pieces")
         trigger, cursor = self._cursor if self._cursor is not None else (0, None)
@@ -155,6 +160,7 @@ class Draft:
             definitions=tuple(self._definitions),
             rows=parts,
             state=tuple(self._state),
+            given=tuple(self._given),
         )
 
 

@@ -10,7 +10,7 @@ from rpds import HashTrieMap
 
 from walmill.buffer.source import Locate, TableSource, no_store
 from walmill.buffer.table import TableBuffer, gather
-from walmill.cache.state import State, database_space, trigger_space
+from walmill.cache.state import State, backfill_space, database_space, trigger_space
 from walmill.model.catalog import Catalog, Database
 from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
@@ -53,12 +53,12 @@ class View:
         for definition in commit.definitions:
             if definition["op"] == "drop_trigger":
                 cursors = cursors.discard(definition["id"])
-                state = state.drop(trigger_space(definition["id"]))
+                state = state.drop(trigger_space(definition["id"])).drop(backfill_space(definition["id"]))
             elif definition["op"] == "drop_database":
                 dropped = catalog.databases[definition["id"]]
                 for trigger in dropped.triggers.values():
                     cursors = cursors.discard(trigger)
-                    state = state.drop(trigger_space(trigger))
+                    state = state.drop(trigger_space(trigger)).drop(backfill_space(trigger))
                 state = state.drop(database_space(dropped.id))
             catalog = catalog.apply(definition)
         if commit.cursor is not None:

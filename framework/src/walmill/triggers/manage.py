@@ -343,6 +343,17 @@ def replay_trigger(draft: Draft, database: str, name: str, start: int, to: int |
     return _put(draft, evolve(trigger, replay=(start, last, done)))
 
 
+def stop_replay(draft: Draft, database: str, name: str) -> bool:
+    """Has a trigger that goes through the log again go on where it was before; whether it did."""
+    trigger = draft.catalog.trigger(database, name)
+    cursor = draft.view.cursors.get(trigger.id) or Cursor()
+    if trigger.replay is None or cursor.through >= trigger.replay[1]:
+        return False
+    draft.move(trigger.id, Cursor(through=trigger.replay[2], fired=cursor.fired))
+    _put(draft, evolve(trigger, replay=None))
+    return True
+
+
 def disable_by_person(draft: Draft, database: str, name: str) -> Trigger:
     """Disables a trigger; nothing happens to one that is disabled."""
     trigger = draft.catalog.trigger(database, name)
