@@ -82,7 +82,7 @@ def test_parameters_are_typed_values(filled: TestClient, as_body: bool) -> None:
     ("asked", "status", "said"),
     [
         ({"db": "nope", "q": "SELECT 1"}, 404, "'nope'"),
-        ({"db": "d", "q": "SELECT * FROM cpux"}, 400, "did you mean 'cpu'?"),
+        ({"db": "d", "q": "SELECT * FROM cpux"}, 404, "did you mean 'cpu'?"),
         ({"db": "d", "q": "SELEC 1"}, 400, "SELEC"),
         ({"db": "d", "q": "SELECT * FROM cpu WHERE host = $host"}, 400, "$host"),
         ({"db": "d"}, 400, "q is missing"),

@@ -76,6 +76,7 @@ def test_source_copy_and_count_agree(tmp_path: Path, rounds: int) -> None:
     child = load_child()
     try:
         with child.open_engine(tmp_path) as engine:
+
             def settle() -> None:
                 until = time.monotonic() + 60
                 while any(one["lag_commits"] or one["running"] for one in engine.triggers()):

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve
 
+from walmill import system
 from walmill.auth.tokens import write_token_file
 from walmill.backfill import Backfiller
 from walmill.backup.copy import Told, quiet
 from walmill.backup.description import Description
 from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
-from walmill.buffer.source import no_store
+from walmill.buffer.source import Locate, TableSource, no_store
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.tail import Tails
 from walmill.dispatch.watch import SnapshotWatch
@@ -41,6 +42,7 @@ from walmill.isolation.process import ProcessExecutor, Source, possible
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
+from walmill.model.catalog import INTERNAL
 from walmill.model.trigger import Trigger
 from walmill.objects.cache import FileCache
 from walmill.objects.protocol import ObjectStore
@@ -59,7 +61,7 @@ from walmill.store.committer import Committer, Figures, Published
 from walmill.store.draft import Draft
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Submission, Ticket
-from walmill.store.view import Tables, View
+from walmill.store.view import View
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
@@ -383,6 +385,7 @@ class Engine(Replays):
             sql,
             params,
             timeout=self.options.query_timeout if timeout is None else timeout,
+            extra=system.tables(self, view, database),
         )
 
     def _stream(
@@ -393,11 +396,17 @@ class Engine(Replays):
             sql,
             params,
             timeout=self.options.query_timeout if timeout is None else timeout,
+            extra=system.tables(self, view, database),
         )
 
-    def _tables_of(self, view: View, database: str) -> Tables:
-        locate = no_store if self._keeper is None else self._keeper.locate
-        return view.tables_of(database, locate, self.options.clock.now_ns())
+    def _tables_of(self, view: View, database: str) -> Mapping[str, TableSource]:
+        if database == INTERNAL and INTERNAL not in view.catalog.names:
+            return {}  # nothing has run yet; `system` can be asked all the same
+        return view.tables_of(database, self.locate(), self.options.clock.now_ns())
+
+    def locate(self) -> Locate:
+        """What gives files on this machine."""
+        return no_store if self._keeper is None else self._keeper.locate
 
     # ---- snapshots
 

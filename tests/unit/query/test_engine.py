@@ -14,7 +14,7 @@ from walmill.buffer.source import TableSource
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.errors import InvalidRequest
 from walmill.model.schema import TableSchema
-from walmill.query.engine import QueryEngine
+from walmill.query.engine import Made, QueryEngine
 from walmill.query.errors import NotSupported, QueryStopped, QueryTimeout, QueryTooLarge, TableNotFound
 
 CPU = TableSchema("cpu", ("host",), {"load": "float64"})
@@ -145,10 +145,10 @@ def test_parameters_in_limits_and_times(engine, tables):
 @pytest.mark.parametrize(
     ("sql", "params", "kind", "status", "message"),
     [
-        ("SELECT * FROM cpuu", None, TableNotFound, 400, "table 'cpuu' does not exist; did you mean 'cpu'?"),
-        ("SELECT * FROM Mixed.Case", None, TableNotFound, 400, "table 'mixed.case' does not exist"),
-        ("SELECT * FROM nothing_like_it", None, TableNotFound, 400, "SHOW TABLES lists those that do"),
-        ("SELECT * FROM system.x", None, TableNotFound, 400, "table 'system.x' does not exist; SHOW TABLES"),
+        ("SELECT * FROM cpuu", None, TableNotFound, 404, "table 'cpuu' does not exist; did you mean 'cpu'?"),
+        ("SELECT * FROM Mixed.Case", None, TableNotFound, 404, "table 'mixed.case' does not exist"),
+        ("SELECT * FROM nothing_like_it", None, TableNotFound, 404, "SHOW TABLES lists those that do"),
+        ("SELECT * FROM system.x", None, TableNotFound, 404, "table 'system.x' does not exist; SHOW TABLES"),
         ("SELECT nope FROM cpu", None, InvalidRequest, 400, "No field named nope"),
         ("SELEC 1", None, InvalidRequest, 400, "Expected: an SQL statement, found: SELEC at Line: 1, Column: 1"),
         ("", None, InvalidRequest, 400, "No SQL statements"),
@@ -170,7 +170,7 @@ def test_parameters_in_limits_and_times(engine, tables):
         ("EXPLAIN ANALYZE INSERT INTO cpu SELECT * FROM cpu", None, InvalidRequest, 400, "queries only read"),
         ("COPY cpu TO 'x.parquet'", None, InvalidRequest, 400, "queries only read"),
         ("SET datafusion.execution.batch_size = 1", None, InvalidRequest, 400, "queries only read"),
-        ("SELECT * FROM '/etc/hostname'", None, TableNotFound, 400, "does not exist"),
+        ("SELECT * FROM '/etc/hostname'", None, TableNotFound, 404, "does not exist"),
     ],
 )
 def test_errors(engine, tables, sql, params, kind, status, message):
@@ -272,9 +272,11 @@ def test_closing_the_engine_stops_queries():
 
 
 def test_extra_schemas(engine, tables):
-    extra = {"system": {"runs": lambda: pa.table({"id": [1, 2]}), "broken": lambda: {}["x"]}}
+    schema = pa.schema({"id": pa.int64()})
+    runs = Made(lambda: schema, lambda: pa.table({"id": [1, 2]}))
+    extra = {"system": {"runs": runs, "broken": Made(lambda: schema, lambda: {}["x"])}}
     assert rows(engine.query(tables, "SELECT max(id) FROM system.runs", extra=extra)) == [(2,)]
-    shown = engine.query(tables, "SHOW TABLES", extra={"system": {"runs": extra["system"]["runs"]}})
+    shown = engine.query(tables, "SHOW TABLES", extra=extra)
     assert ("public", "system", "runs", "BASE TABLE") in rows(shown)
     with pytest.raises(TableNotFound, match=r"did you mean 'system\.runs'"):
         engine.query(tables, "SELECT * FROM system.run", extra=extra)

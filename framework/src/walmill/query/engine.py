@@ -28,11 +28,27 @@ if TYPE_CHECKING:
     from walmill.query.opened import OpenFiles
     from walmill.query.provider import ExtraSchema, QuerySchema, TableCache
 
-Extra = Mapping[str, Mapping[str, Callable[[], pa.Table]]]
-"""Further schemas: for each its tables, made by a call when a query names them."""
+
+@frozen
+class Made:
+    """A table that is made when a query names it.
+
+    Attributes:
+        schema: Gives its columns, without making it.
+        make: Makes it.
+    """
+
+    schema: Callable[[], pa.Schema]
+    make: Callable[[], pa.Table]
+
+
+Extra = Mapping[str, Mapping[str, Made]]
+"""Further schemas: for each its tables."""
 
 MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
+_NAMES_OTHERS = re.compile(r"system|show|information_schema", re.IGNORECASE)
+"""What a statement says that may concern further schemas; one that says nothing of it cannot name them."""
 _EXPLAINS = ("Explain", "Analyze")  # the plans of EXPLAIN
 _LOGICAL = re.compile(
     r"format\s+'?(?:pgjson|graphviz)", re.IGNORECASE
@@ -276,7 +292,8 @@ class QueryEngine:
         catalog.deregister_schema(provider.SCHEMA)
         schema = provider.QuerySchema(cache, tables, made)
         catalog.register_schema(provider.SCHEMA, schema)
-        others = {name: provider.ExtraSchema(cache, makers) for name, makers in (extra or {}).items()}
+        wanted = extra if extra and _NAMES_OTHERS.search(sql) else {}  # registering them costs a tenth of a small query
+        others = {name: provider.ExtraSchema(cache, makers) for name, makers in wanted.items()}
         for name, other in others.items():
             catalog.register_schema(name, other)
         options = SQLOptions().with_allow_ddl(False).with_allow_dml(False).with_allow_statements(False)

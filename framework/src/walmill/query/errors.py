@@ -6,10 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-from walmill.errors import Internal, InvalidRequest, LimitReached, Unavailable, WalmillError
+from walmill.errors import Internal, InvalidRequest, LimitReached, NotFound, Unavailable, WalmillError
 
 
-class TableNotFound(InvalidRequest):
+class TableNotFound(NotFound):
     """A query names a table that does not exist.
 
     Attributes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
@@ -23,6 +24,9 @@ from walmill.buffer.table import Log, TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.choose import FileIndex, Probe
+
+if TYPE_CHECKING:
+    from walmill.query.engine import Made
 
 CATALOG = "public"
 SCHEMA = "iox"
@@ -244,7 +248,7 @@ class ExtraSchema(SchemaProvider):
         failure: What went wrong while a table was made.
     """
 
-    def __init__(self, cache: TableCache, makers: Mapping[str, Callable[[], pa.Table]]) -> None:
+    def __init__(self, cache: TableCache, makers: Mapping[str, Made]) -> None:
         self._cache = cache
         self._makers = makers
         self._made: dict[str, pa.Table] = {}
@@ -261,13 +265,12 @@ class ExtraSchema(SchemaProvider):
         if name not in self._makers:
             return None
         try:
-            if name not in self._made:
-                self._made[name] = self._makers[name]()
-            rows = self._made[name]
-            empty = pa.RecordBatch.from_pylist([], schema=rows.schema)
+            empty = pa.RecordBatch.from_pylist([], schema=self._makers[name].schema())
             if self.planned:
                 return _described(empty)
-            return self._cache.of_batches(rows.combine_chunks().to_batches() or [empty])
+            if name not in self._made:
+                self._made[name] = self._makers[name].make()
+            return self._cache.of_batches(self._made[name].combine_chunks().to_batches() or [empty])
         except BaseException as error:
             self.failure = error
             raise
