@@ -122,6 +122,24 @@ def test_a_schedule_is_run_by_hand(local: Command) -> None:
     assert "'yesterday' is not a time" in sentence(local("run", "trigger", "-d", "three", "still", "--at", "yesterday"))
 
 
+def test_a_request_trigger_is_run_by_hand(local: Command) -> None:
+    create = ("create", "trigger", "-d", "four", "--plugin", "chart", "--trigger-spec", "request:pictures/{name}")
+    good(local(*create, "pic"))
+    good(local("write", "-d", "four", "--precision", "ns", "cpu,host=a v=1 1000\ncpu,host=a v=2 2000"))
+    run = ("run", "trigger", "-d", "four", "pic")
+    found = local(*run, "--path", "pictures/a?table=cpu&field=v&format=svg")
+    assert (found.code, found.out.startswith("<svg")) == (0, True), found
+    refused = local(*run, "-X", "GET", "--path", "/pictures/a", "--header", "Accept: image/svg+xml")
+    assert (refused.code, refused.err) == (1, "Error: the trigger pic answered 400\n")
+    assert "error" in refused.out
+    assert local(*run, "--path", "pictures/a", "-X", "PUT").code == 1
+    for more, text in (((), "has parameters"), (("--at", "2026-01-31T09:30:00Z"), "--at is for schedules")):
+        found = local(*run, *more)
+        assert (found.code, text in found.err) == (2, True), found
+    assert local(*run, "--path", "x", "--header", "nothing").code == 2
+    good(local("delete", "trigger", "-d", "four", "--force", "pic"))
+
+
 def test_a_token_from_its_creation_to_its_end(local: Command, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = good(local("create", "token", "--admin", "--expiry", "10d", "telegraf"))
     assert "cannot be shown again" in text

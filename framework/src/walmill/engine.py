@@ -35,10 +35,10 @@ from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
 from walmill.fs.protocol import FileSystem
 from walmill.ingest.precision import Precision
-from walmill.isolation.base import Executor
-from walmill.isolation.inline import InlineExecutor, LoopWatch
+from walmill.isolation.builtin import ExecutorHost, gather
+from walmill.isolation.inline import LoopWatch
 from walmill.isolation.inspect import inspect_entries
-from walmill.isolation.process import ProcessExecutor, Source, possible
+from walmill.isolation.process import ProcessExecutor, Source
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
@@ -174,12 +174,17 @@ class Engine(Replays):
         self._queries = QueryEngine(memory_limit=options.query_memory)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
         self._watch = LoopWatch()
-        executors: dict[str, Executor] = {"inline": InlineExecutor(self.registry.bind, self._watch)}
-        if possible():
-            self._processes = executors["process"] = ProcessExecutor(self._source, self._wal, options.workers)
-        self.executors = tuple(executors)
+        host = ExecutorHost(
+            bind=self.registry.bind, source=self._source, wal=self._wal, workers=options.workers, watch=self._watch
+        )
+        executors = gather(self.registry, host, options.executor_plugins)
+        self.executors = {name: executor.isolates for name, executor in executors.items()}
+        process = executors.get(ProcessExecutor.name)
+        self._processes = process if isinstance(process, ProcessExecutor) else None
         wanted = options.executor or "process"
         self.default_executor = wanted if wanted in executors else "inline"
+        if wanted not in executors and wanted != ProcessExecutor.name:
+            raise InvalidRequest(f"the executor {wanted!r} is not one of {', '.join(executors)}")
         if wanted not in executors:
             log.warning("this machine cannot run hooks in other processes: they run in this one, without limits")
         self._mill = Mill(

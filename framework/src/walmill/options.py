@@ -38,6 +38,7 @@ class EngineOptions:
         executor: Where hooks of installed plugins run unless a trigger says otherwise: `process`, `inline`; None takes `process`
             where the machine can do that.
         workers: How worker processes are kept.
+        executor_plugins: Plugins that bring further executors; they run in this process.
         disabled_plugins: Plugins that are not to be used.
         allowed_plugins: The only plugins that may be used; None allows all that are installed.
         strict_plugins: Whether a broken plugin keeps the engine from starting.
@@ -73,6 +74,7 @@ class EngineOptions:
     limits: Limits = field(factory=Limits)
     plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     executor: str | None = None
+    executor_plugins: Sequence[str] = ()
     workers: WorkerOptions = field(factory=WorkerOptions)
     disabled_plugins: Sequence[str] = ()
     allowed_plugins: Sequence[str] | None = None

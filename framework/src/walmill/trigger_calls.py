@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,13 +37,13 @@ class Triggers(Definitions):
     Attributes:
         registry: The plugins.
         request_triggers: The triggers that answer requests.
-        executors: The names of the executors.
+        executors: The executors by name, and whether each runs hooks in other processes.
         default_executor: Where hooks of installed plugins run, unless a trigger says otherwise.
     """
 
     registry: Registry
     request_triggers: tuple[Trigger, ...]
-    executors: tuple[str, ...]
+    executors: Mapping[str, bool]
     default_executor: str
     _mill: Mill
     _wal: Log

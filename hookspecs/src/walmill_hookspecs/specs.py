@@ -6,6 +6,7 @@ An implementation names the parameters that it wants; it may take fewer than the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from walmill_hookspecs._markers import hookspec
@@ -137,3 +138,19 @@ def on_snapshot(record: SnapshotRecord) -> None:
     May be async: no.
     Since: 0.1.
     """
+
+
+@hookspec
+def register_executors(host: Any) -> Mapping[str, Any]:
+    """The engine opens, and asks for places where hooks can run.
+
+    When: once while the engine opens, of its own plugins and of those that the setting `executor_plugins` names.
+    How often: once for each engine.
+    Return value: executors by the names by which triggers choose them; `walmill.isolation.base.Executor` is what one has to be.
+        `host` is a `walmill.isolation.builtin.ExecutorHost`: it finds and binds plugins, and has the log.
+    Delivery: an exception, or a name that is taken, keeps the engine from opening.
+    Runs where: in the engine, on the thread that opens it.
+    May be async: no.
+    Since: 0.1.
+    """
+    raise NotImplementedError  # a specification is never called

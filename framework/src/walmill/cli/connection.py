@@ -176,18 +176,33 @@ class Connection:
         body: Any = None,
         content: bytes | None = None,
         encoding: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        refuse: bool = True,
     ) -> Iterator[httpx2.Response]:
-        """Sends a request and gives the answer before its body is read; else as `request`."""
-        headers = {} if encoding is None else {"Content-Encoding": encoding}
+        """Sends a request and gives the answer before its body is read; else as `request`.
+
+        Args:
+            method: As in `request`.
+            path: As in `request`.
+            params: As in `request`.
+            body: As in `request`.
+            content: As in `request`.
+            encoding: As in `request`.
+            headers: Further ones.
+            refuse: Whether an answer that is an error is raised; else it is given like any other.
+        """
+        headers = dict(headers or {})
+        if encoding is not None:
+            headers["Content-Encoding"] = encoding
         if body is not None:
             content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         request = self._http.build_request(
-            method, self.url + path, params=_query(params or {}), content=content, headers=headers
+            method, self.url + path, params=_query(params) if params else None, content=content, headers=headers
         )
         with self._reaching():
             response = self._http.send(request, stream=True)
         try:
-            if response.status_code >= 300:
+            if refuse and response.status_code >= 300:
                 with self._reaching():
                     response.read()
                 raise self._refused(response)

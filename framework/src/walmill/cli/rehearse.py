@@ -14,7 +14,7 @@ import click
 from walmill.cli import incoming
 from walmill.cli.options import server_options
 from walmill.cli.output import clean
-from walmill.cli.trigger import parse_arguments
+from walmill.cli.trigger import body_of, headers_of, parse_arguments
 from walmill.errors import InvalidRequest, LimitReached, NotFound
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def _common(command: F) -> F:
             "--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument for the plugin. May be repeated."
         ),
         click.option("--grant", "grants", multiple=True, metavar="DATABASE", help="Another database that it may use."),
-        click.option(
-            "--executor", type=click.Choice(("process", "inline")), help="Where it runs; else as a trigger would."
-        ),
+        click.option("--executor", metavar="process|inline", help="Where it runs; else as a trigger would."),
         click.option("--timeout", metavar="DURATION|none", help="How long it may take."),
         click.option("--memory", metavar="SIZE|none", help="Memory that it may use."),
         click.option("--local", is_flag=True, help="Run an installed plugin here, not in the server."),
@@ -140,15 +138,9 @@ def test_request(
     An installed plugin runs in the server, on its data; a file or a directory runs here. Nothing is kept. Exits with 1 if it
     fails, or answers with 500 or more.
     """
-    pairs = []
-    for one in headers:
-        name, colon, value = one.partition(":")
-        if not colon or not name.strip():
-            raise click.UsageError(f"the header {one!r} is not NAME:VALUE")
-        pairs.append([name.strip(), value.strip()])
-    members: dict[str, Any] = {"method": method, "path": path, "headers": pairs}
+    members: dict[str, Any] = {"method": method, "path": path, "headers": [list(pair) for pair in headers_of(headers)]}
     if body is not None and body.startswith("@"):
-        members["body_base64"] = base64.b64encode(Path(body[1:]).read_bytes()).decode()
+        members["body_base64"] = base64.b64encode(body_of(body)).decode()
     elif body is not None:
         members["body"] = body
     return _run("request", client, members, common)

@@ -19,6 +19,7 @@ _METAVARS = {
     "path": "PATH",
     "store": "PATH|URL",
     "address": "HOST:PORT",
+    "name": "NAME",
     "int": "N",
     "size": "SIZE",
     "share": "SIZE|PERCENT",

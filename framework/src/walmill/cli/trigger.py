@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,9 +65,8 @@ def parse_arguments(given: Sequence[str]) -> dict[str, str]:
     type=click.Choice(("retry", "skip", "disable", "log")),
     help="What a failed run means; log is skip. Else retry.",
 )
-@click.option(
-    "--executor", type=click.Choice(("process", "inline")), help="Where its hooks run; else as the server is set."
-)
+@click.option("--executor", metavar="process|inline", help="Where its hooks run; else as the server is set.")
+@click.option("--jitter", metavar="DURATION", help="Up to how long after its due time a schedule runs; else 0.")
 @click.option("--timeout", metavar="DURATION|none", help="How long a run may take; then its process is killed.")
 @click.option("--memory", metavar="SIZE|none", help="Memory that a run may use, with all that it starts.")
 @click.option("--cpu", metavar="SHARE|none", help="Share of one processor that it may use, such as 0.5.")
@@ -102,6 +102,7 @@ def create_trigger(
     more_args: tuple[str, ...],
     error_policy: str | None,
     executor: str | None,
+    jitter: str | None,
     methods: str | None,
     max_concurrency: int | None,
     max_batch_rows: int | None,
@@ -147,6 +148,7 @@ def create_trigger(
     more = {
         "max_batch_rows": max_batch_rows,
         "max_batch_wait": max_batch_wait,
+        "jitter": jitter,
         "attempts": attempts,
         "breaker": breaker,
     }
@@ -282,13 +284,82 @@ def delete_trigger(*, client: Client, database: str, force: bool, name: str) -> 
 @click.command()
 @database_option()
 @click.option(
-    "--at", metavar="TIME", help="The due time that the plugin is told, such as 2026-01-31T09:30:00Z; else now."
+    "--at", metavar="TIME", help="The due time that a schedule is told, such as 2026-01-31T09:30:00Z; else now."
 )
+@click.option("-X", "--method", help="The HTTP method of a request; else the first one of the trigger.")
+@click.option("--path", metavar="PATH", help="The path of a request, with its query string; else that of the trigger.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of a request. May be repeated."
+)
+@click.option("--body", metavar="TEXT|@FILE", help="The body of a request.")
 @click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
 @click.argument("name")
 @server_options
-def run_trigger(*, client: Client, database: str, at: str | None, output_format: str, name: str) -> int:
-    """Run the schedule trigger NAME now, and wait for it. Exits with 1 if the run fails."""
+def run_trigger(
+    *,
+    client: Client,
+    database: str,
+    at: str | None,
+    method: str | None,
+    path: str | None,
+    headers: tuple[str, ...],
+    body: str | None,
+    output_format: str,
+    name: str,
+) -> int:
+    """Run the trigger NAME now: a schedule, or one that answers requests. Exits with 1 if that fails.
+
+    What a request trigger answers is printed as it is; `plugin test request` shows what a request would do.
+    """
+    found = client.trigger(database, name)
+    spec = str(found["trigger_specification"])
+    if not spec.startswith("request:"):
+        if method or path or headers or body is not None:
+            raise click.UsageError(
+                f"the trigger {name!r} is bound to {spec!r}; --method, --path, --header, --body are for requests"
+            )
+        return _run_schedule(client, database, name, at, output_format)
+    if at is not None:
+        raise click.UsageError(f"the trigger {name!r} answers requests; --at is for schedules")
+    below = path if path is not None else spec.removeprefix("request:")
+    if "{" in below:
+        raise click.UsageError(f"the path {below!r} has parameters; give one that fits it with --path")
+    with client.stream(
+        method or found["methods"][0],
+        f"/api/v3/engine/{below.lstrip('/')}",
+        content=None if body is None else body_of(body),
+        headers=dict(headers_of(headers)),
+        refuse=False,
+    ) as response:
+        for piece in client.pieces(response):
+            click.echo(piece, nl=False)
+    if response.status_code >= 400:
+        click.echo(f"Error: the trigger {name} answered {response.status_code}", err=True)
+        return 1
+    return 0
+
+
+def headers_of(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Headers from `NAME:VALUE`.
+
+    Raises:
+        UsageError: One is something else.
+    """
+    pairs = []
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not name.strip():
+            raise click.UsageError(f"the header {one!r} is not NAME:VALUE")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def body_of(given: str) -> bytes:
+    """A body from text, or from a file behind `@`."""
+    return Path(given[1:]).read_bytes() if given.startswith("@") else given.encode("utf-8", "surrogateescape")
+
+
+def _run_schedule(client: Client, database: str, name: str, at: str | None, output_format: str) -> int:
     ran = client.run_trigger(database, name, at=at)
     succeeded = ran.get("status") == "ok"
     if output_format == "json":

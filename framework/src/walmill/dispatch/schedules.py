@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 from datetime import tzinfo
@@ -24,6 +25,18 @@ from walmill_hookspecs import Tick
 from walmill_worker.context import to_datetime
 
 log = get_logger("walmill.schedules")
+
+
+def jitter(trigger: int, due: int, most: int) -> int:
+    """How long after its due time a run begins, ns: always the same for a trigger and a due time, spread evenly over triggers.
+
+    Args:
+        trigger: Id of the trigger.
+        due: The due time, ns.
+        most: The bound, ns.
+    """
+    digest = hashlib.blake2b(f"{trigger}:{due}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) * most >> 64
 
 
 class ScheduleHost(Protocol):
@@ -133,6 +146,12 @@ class Schedules:
         """Runs one due time until it is done with: committed, skipped, or given up."""
         station, trigger = entry.station, entry.station.trigger
         attempt = 0
+        if trigger.jitter:
+            later = jitter(trigger.id, due.scheduled_for, trigger.jitter)
+            await asyncio.sleep(later / 1e9)
+            if self._over(station):
+                return
+            at += later
         while True:
             attempt += 1
             ended = await station.perform(self._event(entry, due, at, attempt))

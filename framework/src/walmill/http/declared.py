@@ -13,6 +13,7 @@ from walmill.settings.limits import parse_limits
 from walmill.settings.triggers import TriggerEntry
 from walmill.triggers.manage import POLICIES
 from walmill.triggers.spec import parse_spec
+from walmill.units import parse_duration
 
 log = get_logger("walmill.serve")
 
@@ -85,8 +86,13 @@ def differences(entry: TriggerEntry, trigger: Trigger) -> list[str]:
         "max_batch_rows": (entry.max_batch_rows, trigger.max_batch_rows),
         "breaker": (entry.breaker, trigger.breaker),
         "executor": (entry.executor, trigger.executor),
+        "jitter": (_nanoseconds(entry.jitter), trigger.jitter),
         "limits": (parse_limits(entry.limits)[0] or None, dict(trigger.limits)),
     }
     if spec.kind == "request" and entry.methods is not None:
         wanted["methods"] = (sorted(entry.methods), sorted(trigger.methods))
     return [name for name, (asked, there) in wanted.items() if asked is not None and asked != there]
+
+
+def _nanoseconds(jitter: str | int) -> int:
+    return jitter if isinstance(jitter, int) else parse_duration(jitter, minimum=0)

@@ -152,6 +152,7 @@ def options_of(settings: Settings) -> EngineOptions:
         query_memory=settings.query_memory_limit,
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
         executor=settings.executor,
+        executor_plugins=settings.executor_plugins,
         limits=Limits(
             rows=settings.max_run_rows,
             state_bytes=settings.max_state_size,

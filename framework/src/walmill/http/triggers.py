@@ -40,6 +40,7 @@ MEMBERS = (
     "max_concurrency",
     "max_batch_rows",
     "max_batch_wait",
+    "jitter",
     "breaker",
     "attempts",
     "missed",

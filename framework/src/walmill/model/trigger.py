@@ -39,6 +39,7 @@ class Trigger:
         missed: What becomes of due times that were missed.
         grants: Other databases that its runs may read and write; `*` for all.
         derived: Whether `all_tables` and patterns see rows that on_write runs wrote.
+        jitter: Up to how long after its due time a run of a schedule begins, ns.
         executor: Where its hooks run.
         limits: What its runs may use, by the names of `walmill.settings.limits.LIMITS`; what is not there is the server's.
         run_async: InfluxDB's setting, as it was given; it became `max_concurrency`.
@@ -68,6 +69,7 @@ class Trigger:
     missed: MissedPolicy = "latest"
     grants: tuple[str, ...] = ()
     derived: bool = False
+    jitter: int = 0
     executor: str = "inline"
     limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False

@@ -134,8 +134,8 @@ class Registry:
                 del self._known[name]
 
     def names(self) -> list[str]:
-        """The names of all plugins, sorted."""
-        return sorted(self._known)
+        """The names of all plugins but those that Walmill brings, sorted."""
+        return sorted(name for name in self._known if not name.startswith(BUILTIN_PREFIX))
 
     def inspect(self, name: str) -> PluginDescription:
         """The description of a plugin: the only thing that the rest of the engine knows of one.
@@ -184,9 +184,9 @@ class Registry:
         return name in self._known and self.inspect(name).status == "active"
 
     def inspect_all(self) -> list[PluginDescription]:
-        """The descriptions of all plugins, by name."""
+        """The descriptions of all plugins but those that Walmill brings, by name."""
         with self._lock:
-            self._inspect(list(self._known.values()))
+            self._inspect([self._known[name] for name in self.names()])
             return [self._known[name].description for name in self.names()]
 
     def _load(self, known: _Known) -> object:

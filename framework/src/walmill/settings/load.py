@@ -177,6 +177,10 @@ def parse_value(info: SettingInfo, given: Any, base: Path) -> Any:
     if info.kind == "address":
         split_address(text)
         return text
+    if info.kind == "name":
+        if not text or not text.isprintable() or "," in text:
+            raise InvalidRequest(f"{text!r} is no name")
+        return text
     if info.kind == "choice":
         if text.lower() not in info.choices:
             raise InvalidRequest(f"{text!r} is not one of {', '.join(info.choices)}")

@@ -17,7 +17,9 @@ from walmill import units
 from walmill.errors import InvalidRequest
 from walmill.settings.triggers import TriggerEntry
 
-Kind = Literal["path", "store", "address", "bool", "int", "part", "size", "share", "duration", "choice", "names"]
+Kind = Literal[
+    "path", "store", "address", "name", "bool", "int", "part", "size", "share", "duration", "choice", "names"
+]
 LogFormat = Literal["auto", "console", "json"]
 Origin = Literal["flag", "environment", "file", "default"]
 
@@ -265,10 +267,12 @@ class Settings:
         choices=("auto", "console", "json"),
     )
     executor: str = _setting(
-        "choice",
+        "name",
         "process",
-        "Where hooks of installed plugins run, unless a trigger says otherwise; process takes Linux.",
-        choices=("process", "inline"),
+        "Where hooks of installed plugins run, unless a trigger says otherwise: process (on Linux), inline, or another one.",
+    )
+    executor_plugins: tuple[str, ...] = _setting(
+        "names", (), "Plugins that bring further executors; they run in the server's own process."
     )
     query_memory_limit: int = _setting(
         "size",

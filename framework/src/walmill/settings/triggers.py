@@ -40,6 +40,7 @@ class TriggerEntry:
         missed: What becomes of missed due times.
         grants: Other databases that its runs may use.
         derived: Whether `all_tables` and patterns see derived rows.
+        jitter: Up to how long after its due time a schedule runs.
         executor: Where its hooks run; None takes the server's.
         limits: What its runs may use; what is left out is the server's.
         run_async: InfluxDB's setting.
@@ -62,6 +63,7 @@ class TriggerEntry:
     missed: str = "latest"
     grants: tuple[str, ...] = ()
     derived: bool = False
+    jitter: str | int = 0
     executor: str | None = None
     limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False
@@ -153,7 +155,8 @@ _MEMBERS: Mapping[str, _Check] = {
     "missed": _one_of({one: one for one in ("latest", "all", "skip")}),
     "grants": _texts,
     "derived": _flag,
-    "executor": _one_of({one: one for one in ("process", "inline")}),
+    "executor": _text,
+    "jitter": _duration,
     "limits": _limits,
     "run_async": _flag,
     "disabled": _flag,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -18,8 +19,8 @@ from walmill.plugins.description import PluginDescription
 from walmill.settings.limits import LIMITS, parse_limits
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
-from walmill.triggers.spec import RequestSpec, Spec, calendar_problem, parse_spec
-from walmill.units import HOUR, parse_duration
+from walmill.triggers.spec import CronSpec, EverySpec, RequestSpec, Spec, calendar_problem, fire_times, parse_spec
+from walmill.units import HOUR, format_duration, parse_duration
 
 POLICIES: Mapping[str, ErrorPolicy] = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
 """The error policies by name; `log` is InfluxDB's name for `skip`."""
@@ -48,6 +49,7 @@ class NewTrigger:
         missed: What becomes of missed due times.
         grants: Other databases that its runs may use.
         derived: Whether `all_tables` and patterns see derived rows.
+        jitter: Up to how long after its due time a schedule runs, so that many do not run at once: a duration as text, or ns.
         executor: Where its hooks run; None takes the default of the server, or `inline` for an object of the application.
         limits: What its runs may use: names and values as in `walmill.settings.limits`; what is left out is the server's.
         run_async: InfluxDB's setting.
@@ -70,6 +72,7 @@ class NewTrigger:
     missed: str = "latest"
     grants: Sequence[str] = ()
     derived: bool = False
+    jitter: str | int = 0
     executor: str | None = None
     limits: Mapping[str, Any] = field(factory=dict)
     run_async: bool = False
@@ -77,7 +80,7 @@ class NewTrigger:
     start: str | int | None = None
 
 
-def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[str]) -> tuple[Spec, list[str]]:
+def check_new(new: NewTrigger, plugin: PluginDescription, executors: Mapping[str, bool]) -> tuple[Spec, list[str]]:
     """Checks what can be checked without the catalog: all problems at once.
 
     Returns:
@@ -99,9 +102,9 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
         problems.append(f"the error policy {new.policy!r} is not one of retry, skip (or log), disable")
     if new.missed not in ("latest", "all", "skip"):
         problems.append(f"missed={new.missed!r} is not one of latest, all, skip")
-    if new.executor not in executors:
+    if new.executor is None or new.executor not in executors:
         problems.append(f"the executor {new.executor!r} is not one of {', '.join(executors)}")
-    elif new.executor != "inline" and not plugin.installed:
+    elif executors[new.executor] and not plugin.installed:
         problems.append(
             f"the plugin {new.plugin!r} is an object of the application's own process, so no other process can have it: take "
             "the executor 'inline'"
@@ -109,10 +112,10 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
     limits, wrong = parse_limits(new.limits)
     problems += wrong
     apart = [name for name in limits if LIMITS[name].isolated]
-    if new.executor == "inline" and apart:
+    if apart and new.executor is not None and executors.get(new.executor) is False:
         problems.append(
-            f"the limit {' and '.join(apart)} cannot be enforced by the executor 'inline', which runs hooks in the server's own "
-            "process: take the executor 'process', or leave it away"
+            f"the limit {' and '.join(apart)} cannot be enforced by the executor {new.executor!r}, which runs hooks in the "
+            "server's own process: take the executor 'process', or leave it away"
         )
     bounded: tuple[tuple[str, Any, int, int], ...] = (
         ("attempts", new.attempts, 1, 1000),
@@ -130,6 +133,12 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Sequence[st
     else:
         if wait and spec.kind != "write":
             problems.append(f"max_batch_wait is for on_write triggers; the spec is {str(spec)!r}")
+    try:
+        jitter = _wait(new.jitter)
+    except InvalidRequest as error:
+        problems.append(f"jitter: {error.message}")
+    else:
+        problems += _jitter_problems(jitter, spec)
     for method in new.methods or ():
         if method.upper() not in METHODS:
             problems.append(f"the method {method!r} is not one of {', '.join(METHODS)}")
@@ -211,6 +220,7 @@ def trigger_of(draft: Draft, new: NewTrigger, spec: Spec, database: int) -> Trig
         max_concurrency=concurrency,
         max_batch_rows=new.max_batch_rows,
         max_batch_wait=_wait(new.max_batch_wait),
+        jitter=_wait(new.jitter),
         breaker=new.breaker,
         methods=tuple(dict.fromkeys(method.upper() for method in new.methods or ("GET", "POST"))),
         missed=_missed(new.missed),
@@ -237,6 +247,22 @@ def _wait(value: str | int) -> int:
     if isinstance(value, bool) or not 0 <= value <= HOUR:
         raise InvalidRequest(f"{value!r} must be a duration of at most an hour, such as '500ms'")
     return value
+
+
+def _jitter_problems(jitter: int, spec: Spec) -> list[str]:
+    """Why a schedule cannot have this jitter."""
+    if not jitter:
+        return []
+    if not isinstance(spec, EverySpec | CronSpec):
+        return [f"jitter is for schedules; the spec is {str(spec)!r}"]
+    times = fire_times(spec, 0, 60)
+    spacing = min((later - earlier for earlier, later in pairwise(times)), default=jitter + 1)
+    if jitter >= spacing:
+        return [
+            f"the jitter {format_duration(jitter)} must be shorter than the {format_duration(spacing)} between two due times of "
+            f"{str(spec)!r}"
+        ]
+    return []
 
 
 def _missed(text: str) -> MissedPolicy:

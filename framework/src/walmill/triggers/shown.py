@@ -56,6 +56,7 @@ def show(
         "max_concurrency": trigger.max_concurrency,
         "max_batch_rows": trigger.max_batch_rows,
         "max_batch_wait": format_duration(trigger.max_batch_wait),
+        "jitter": format_duration(trigger.jitter),
         "breaker": trigger.breaker,
         "methods": list(trigger.methods) if trigger.spec.startswith("request:") else None,
         "missed": trigger.missed,
