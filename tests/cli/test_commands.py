@@ -128,7 +128,7 @@ def test_a_request_trigger_is_run_by_hand(local: Command) -> None:
     good(local("write", "-d", "four", "--precision", "ns", "cpu,host=a v=1 1000\ncpu,host=a v=2 2000"))
     run = ("run", "trigger", "-d", "four", "pic")
     found = local(*run, "--path", "pictures/a?table=cpu&field=v&format=svg")
-    assert (found.code, found.out.startswith("<svg")) == (0, True), found
+    assert (found.code, "<svg" in found.out) == (0, True), found
     refused = local(*run, "-X", "GET", "--path", "/pictures/a", "--header", "Accept: image/svg+xml")
     assert (refused.code, refused.err) == (1, "Error: the trigger pic answered 400\n")
     assert "error" in refused.out

@@ -256,6 +256,16 @@ def test_every_hook_has_documentation_and_a_test() -> None:
         assert f"test_hook_{name}" in globals(), f"{name} has no test of its own"
 
 
+def test_hook_register_executors() -> None:
+    """Those that come along are asked through the hook; see tests/isolation/test_executors.py for others."""
+    from walmill.isolation.builtin import BUILT_IN
+
+    with Engine.open(discover_plugins=False) as engine:
+        assert list(engine.executors) == list(BUILT_IN)
+        for name in BUILT_IN:
+            assert "register_executors" in engine.registry.inspect(f"walmill.builtin.executor.{name}").hooks
+
+
 class Wrapped:
     """An async hook with a wrapper around it in the same plugin's distribution."""
 

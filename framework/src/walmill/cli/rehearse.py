@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -189,7 +190,6 @@ def _here(kind: Any, client: Client, fields: dict[str, Any], data: tuple[Path, .
     from walmill.http.rehearsals import rehearsal_of
     from walmill.plugins.places import find_plugin, is_place
 
-    logging.getLogger("walmill").setLevel(logging.CRITICAL)  # what the run says is in the report
     database = fields["database"]
     name, place = fields["plugin"], None
     if is_place(name):
@@ -207,12 +207,24 @@ def _here(kind: Any, client: Client, fields: dict[str, Any], data: tuple[Path, .
         asked = evolve(asked, rows=answer(database, query, None), tags=asked.tags or [])
     if live is not None:
         asked = evolve(asked, rows=_next_rows(client, database, live))
-    with Engine.open(discover_plugins=place is None) as engine:
+    with _quiet(), Engine.open(discover_plugins=place is None) as engine:
         if place is not None:
             engine.registry.add(place.name, place.value)
         for path in data:
             _load(engine, database, path)
         return engine.rehearse(asked, ask=answer if ask else None).to_json()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The engine's own log is left out: what the run says is in the report."""
+    logger = logging.getLogger("walmill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _next_rows(client: Client, database: str, wait: str) -> str:

@@ -20,6 +20,7 @@ from walmill.model.files import DataFile
 from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import translate
 from walmill.query.parameters import bind, check_used
+from walmill.query.rewrite import rewrite
 
 if TYPE_CHECKING:
     from datafusion import DataFrame, RecordBatchStream, SessionContext
@@ -120,6 +121,7 @@ class QueryEngine:
         self._driver = Driver()
         self._lock = threading.Lock()
         self._cache: TableCache | None = None
+        self._aggregating: frozenset[str] | None = None
 
     def query(
         self,
@@ -216,6 +218,7 @@ class QueryEngine:
         timeout: float | None,
     ) -> _Plan:
         bound = bind(params)
+        sql = rewrite(sql, self._aggregates)
         plan = self._plan_once(tables, sql, bound, extra)
         if not plan.schema.probes:
             return plan
@@ -317,6 +320,14 @@ class QueryEngine:
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             raise self._meaning(error, plan.schema, plan.extra, None) from None
         return plan.schema.needed()
+
+    def _aggregates(self) -> frozenset[str]:
+        """The names of DataFusion's functions that aggregate."""
+        if self._aggregating is None:
+            asked = "SELECT DISTINCT routine_name FROM information_schema.routines WHERE function_type = 'AGGREGATE'"
+            found = self._context().sql(asked).to_arrow_table()
+            self._aggregating = frozenset(found.column(0).to_pylist())
+        return self._aggregating
 
     def _tables(self) -> TableCache:
         from walmill.query import provider

@@ -73,6 +73,7 @@ _NO_SIGNATURE = re.compile(
     r"^Internal error: Function '(\w+)' failed to match any signature.*received (?:[\w ]+ \(DataType: )?([^),]+)",
     re.DOTALL,
 )
+_TOO_MANY_BINS = re.compile(r"'(date_bin_gapfill would make \d+ rows; the limit is [\d,]+)'")
 _OURS = (
     "Internal error",
     "IO error",
@@ -142,6 +143,8 @@ def translate(
         return InvalidRequest(f"No value found for placeholder with name {unbound[1]}")
     if refused := _READ_ONLY.match(text):
         return InvalidRequest(f"queries only read; this one would do more ({refused[1]})")
+    if bins := _TOO_MANY_BINS.search(text):
+        return QueryTooLarge(f"{bins[1]}: take longer bins, or a shorter time range")
     if unfit := _NO_SIGNATURE.match(text):
         return InvalidRequest(f"function {unfit[1]!r} does not take {unfit[2]} here")
     if not isinstance(error, Exception) or text.startswith(_OURS):
