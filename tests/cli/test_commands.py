@@ -140,6 +140,17 @@ def test_a_request_trigger_is_run_by_hand(local: Command) -> None:
     good(local("delete", "trigger", "-d", "four", "--force", "pic"))
 
 
+def test_queries_are_listed_and_stopped(local: Command) -> None:
+    good(local("write", "-d", "five", "cpu v=1"))
+    assert good(local("show", "queries")) == "No query runs.\n"
+    good(local("query", "-d", "five", "SELECT 41 + 1 AS answer"))
+    shown = json.loads(good(local("show", "queries", "--all", "--format", "json")))
+    assert (shown[-1]["query_text"], shown[-1]["success"]) == ("SELECT 41 + 1 AS answer", True)
+    assert "no query 1000000 waits or runs" in sentence(local("query", "--cancel", "1000000"))
+    assert local("query", "--cancel", "1", "SELECT 1").code == 2
+    assert local("query", "SELECT 1").code == 2
+
+
 def test_a_token_from_its_creation_to_its_end(local: Command, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = good(local("create", "token", "--admin", "--expiry", "10d", "telegraf"))
     assert "cannot be shown again" in text

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from walmill import Engine
 from walmill.errors import Unavailable
 from walmill.http.query import QueryEndpoint
 from walmill.http.site import Site
+from walmill.query.errors import QueryStopped
 
 QUERY = "/api/v3/query_sql"
 
@@ -177,5 +180,28 @@ def test_a_query_stops_when_its_caller_goes_away(engine: Engine, monkeypatch: py
         asyncio.run(ask())
     assert sent[0]["status"] == 200
     assert all(message["more_body"] for message in sent[1:])
-    with pytest.raises(StopIteration):
+    with pytest.raises(QueryStopped):  # what was read is not the whole answer
         next(streams[0])
+
+
+def test_queries_are_listed_and_cancelled(filled: TestClient, engine: Engine) -> None:
+    endless = (
+        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value = b.value % 7"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(filled.get, QUERY, params={"db": "d", "q": endless})
+        until = time.monotonic() + 10
+        while not (found := [one for one in filled.get("/api/v3/queries").json() if one["phase"] == "running"]):
+            assert time.monotonic() < until
+        assert (found[0]["database"], found[0]["query_text"], found[0]["query_type"]) == ("d", endless, "sql")
+        assert filled.request("DELETE", "/api/v3/queries", params={"id": found[0]["id"]}).status_code == 200
+        answer = running.result(10)
+    assert answer.status_code == 503
+    assert "stopped" in answer.json()["error"]
+    gone = filled.request("DELETE", "/api/v3/queries", params={"id": found[0]["id"]})
+    assert (gone.status_code, "waits or runs" in gone.json()["error"]) == (404, True)
+    assert filled.request("DELETE", "/api/v3/queries").status_code == 400
+    done = filled.get(QUERY, params={"db": "d", "q": "SELECT 1 AS one"})
+    shown = {one["id"]: one for one in filled.get("/api/v3/queries").json()}
+    assert shown[int(done.headers["walmill-query-id"])]["success"]
+    assert shown[found[0]["id"]]["cancelled"]

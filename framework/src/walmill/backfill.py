@@ -42,7 +42,7 @@ class Host(Protocol):
     def view(self) -> View:
         """The newest view."""
 
-    def ask(self, view: View, database: str, sql: str, params: Mapping[str, Any]) -> pa.Table:
+    def rows_of(self, view: View, database: str, sql: str, params: Mapping[str, Any]) -> pa.Table:
         """Runs SQL on a view."""
 
     def commit(self, submission: Submission) -> int | None:
@@ -220,7 +220,7 @@ class Backfiller:
             through = self._host.in_files()
             then = (through + 1, job.then[1]) if through < job.then[1] else None
             job = evolve(new_job(view, trigger, job.then[0], through, then), rows=job.rows)
-        after, rows = next_piece(job, trigger, view, self._host.ask)
+        after, rows = next_piece(job, trigger, view, self._host.rows_of)
         if not job.tables:
             log.info("a backfill is done", trigger=trigger.name, rows=after.rows)
             done = Wish(KEY, "delete", version=version)

@@ -29,7 +29,7 @@ from walmill.dispatch.mill import Mill
 from walmill.dispatch.tail import Tails
 from walmill.dispatch.watch import SnapshotWatch
 from walmill.erase import Erased, count_rows, delete_rows
-from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
+from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, WalmillError
 from walmill.fs.local import LocalFS
 from walmill.fs.lock import DirectoryLock
 from walmill.fs.memory import MemoryFS
@@ -50,6 +50,7 @@ from walmill.observe.log import get_logger
 from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
+from walmill.query.desk import Asked, Desk
 from walmill.query.engine import QueryEngine, ResultStream
 from walmill.replays import Replays
 from walmill.room import Room
@@ -70,6 +71,9 @@ from walmill_worker.capture import Capture
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PLUGIN = "plugin"
+"""Who asks what runs of plugins ask: they do not wait for a turn, since they may hold a stream while they ask again."""
 
 log = get_logger("walmill.engine")
 
@@ -171,7 +175,10 @@ class Engine(Replays):
                 behind=covered,
                 seconds=round(time.perf_counter() - began, 3),
             )
-        self._queries = QueryEngine(memory_limit=options.query_memory)
+        self._queries = QueryEngine(
+            memory_limit=options.query_memory, most_rows=options.query_rows, most_files=options.query_files
+        )
+        self._desk = Desk(options.query_concurrency, options.query_queue, options.clock.now_ns)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")
         self._watch = LoopWatch()
         host = ExecutorHost(
@@ -192,8 +199,8 @@ class Engine(Replays):
             registry=self.registry,
             executors=executors,
             clock=options.clock,
-            query=self._query,
-            stream=self._stream,
+            query=partial(self._query, origin=PLUGIN),
+            stream=partial(self._stream, origin=PLUGIN),
             pool=self._pool,
             limits=options.limits,
             plugin_limits=options.plugin_limits,
@@ -368,41 +375,108 @@ class Engine(Replays):
             sql: One statement.
             params: Values for `$name`, bound as typed values.
             database: Name of the database.
-            timeout: Seconds; None takes the engine's.
+            timeout: Seconds, with the time that it waits for its turn; None takes the engine's.
 
         Raises:
-            NotFound: If there is no such database.
+            NotFound: If there is no such database or table.
             InvalidRequest: If the statement cannot be planned.
+            Unavailable: If too many queries wait.
         """
         return self._query(self.view(), database, sql, params, timeout=timeout)
 
     def stream(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, database: str, timeout: float | None = None
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        database: str,
+        timeout: float | None = None,
+        asked: Asked | None = None,
     ) -> ResultStream:
-        """Runs SQL that reads, batch by batch; see `query`. Close it, or read it to its end."""
-        return self._stream(self.view(), database, sql, params, timeout=timeout)
+        """Runs SQL that reads, batch by batch; see `query`. Close it, or read it to its end.
+
+        Args:
+            sql: As in `query`.
+            params: As in `query`.
+            database: As in `query`.
+            timeout: As in `query`.
+            asked: From `ask`, by which it can be stopped before there is a stream.
+        """
+        return self._stream(self.view(), database, sql, params, timeout=timeout, asked=asked)
+
+    def ask(self, database: str, text: str, *, kind: str = "sql", origin: str = "") -> Asked:
+        """Notes a query that is to come.
+
+        Args:
+            database: The database that it names.
+            text: The statement.
+            kind: How it is asked.
+            origin: Who asks.
+        """
+        return self._desk.ask(database, text, kind=kind, origin=origin)
+
+    def queries(self) -> list[Asked]:
+        """The queries that wait or run, and the last thousand that have ended, oldest first."""
+        return self._desk.all()
+
+    def cancel_query(self, number: int) -> None:
+        """Stops a query.
+
+        Raises:
+            NotFound: If none of that number waits or runs.
+        """
+        if not self._desk.cancel(number):
+            raise NotFound(f"no query {number} waits or runs; system.queries lists them")
 
     def _query(
-        self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+        self,
+        view: View,
+        database: str,
+        sql: str,
+        params: Mapping[str, Any] | None,
+        *,
+        timeout: float | None = None,
+        origin: str = "",
     ) -> pa.Table:
-        return self._queries.query(
-            self._tables_of(view, database),
-            sql,
-            params,
-            timeout=self.options.query_timeout if timeout is None else timeout,
-            extra=system.tables(self, view, database),
-        )
+        seconds = self.options.query_timeout if timeout is None else timeout
+        with self._desk.ask(database, sql, origin=origin) as asked:
+            self._desk.enter(asked, seconds, waits=origin != PLUGIN)
+            return self._queries.query(
+                self._tables_of(view, database),
+                sql,
+                params,
+                timeout=asked.left(seconds),
+                extra=system.tables(self, view, database),
+                watch=asked,
+            )
 
     def _stream(
-        self, view: View, database: str, sql: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+        self,
+        view: View,
+        database: str,
+        sql: str,
+        params: Mapping[str, Any] | None,
+        *,
+        timeout: float | None = None,
+        origin: str = "",
+        asked: Asked | None = None,
     ) -> ResultStream:
-        return self._queries.stream(
-            self._tables_of(view, database),
-            sql,
-            params,
-            timeout=self.options.query_timeout if timeout is None else timeout,
-            extra=system.tables(self, view, database),
-        )
+        seconds = self.options.query_timeout if timeout is None else timeout
+        if asked is None:
+            asked = self._desk.ask(database, sql, origin=origin)
+        try:
+            self._desk.enter(asked, seconds, waits=origin != PLUGIN)
+            return self._queries.stream(
+                self._tables_of(view, database),
+                sql,
+                params,
+                timeout=asked.left(seconds),
+                extra=system.tables(self, view, database),
+                watch=asked,
+            )
+        except BaseException as error:
+            asked.end(error)
+            raise
 
     def _tables_of(self, view: View, database: str) -> Mapping[str, TableSource]:
         if database == INTERNAL and INTERNAL not in view.catalog.names:
@@ -635,6 +709,7 @@ class Engine(Replays):
         self._looker.stop()
         self._preparing.set()
         self._preparer.join(5.0)
+        self._desk.close()
         self._queries.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._writer.close()

@@ -32,6 +32,10 @@ class EngineOptions:
         shutdown_timeout: Seconds that runs may take to finish when the engine stops.
         query_memory: Bytes that one query may use for sorting, joining and grouping.
         query_timeout: Seconds that one query may take.
+        query_rows: Rows that the answer to one query may have; None for no limit.
+        query_files: Files that may be read for one query; None for no limit.
+        query_concurrency: So many queries run at a time; others wait for their turn. Those of plugins do not.
+        query_queue: So many wait; a further one is put off.
         limits: What one run may use.
         plugin_limits: Other limits for all triggers of a plugin: by plugin, then by the names of
             `walmill.settings.limits.LIMITS`.
@@ -71,6 +75,10 @@ class EngineOptions:
     shutdown_timeout: float = 30.0
     query_memory: int = 2 * 2**30
     query_timeout: float | None = 60.0
+    query_rows: int | None = None
+    query_files: int | None = None
+    query_concurrency: int = 16
+    query_queue: int = 256
     limits: Limits = field(factory=Limits)
     plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     executor: str | None = None

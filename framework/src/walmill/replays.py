@@ -176,7 +176,7 @@ class Replays(Rehearsals):
 
     # ---- what a backfill needs
 
-    def ask(self, view: View, database: str, sql: str, params: Mapping[str, Any]) -> pa.Table:
+    def rows_of(self, view: View, database: str, sql: str, params: Mapping[str, Any]) -> pa.Table:
         """Runs SQL on a view."""
         return self._mill.query(view, database, sql, params)
 

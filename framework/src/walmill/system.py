@@ -15,6 +15,7 @@ from walmill.buffer.source import Locate
 from walmill.errors import DataCorruption
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.plugins.description import PluginDescription
+from walmill.query.desk import Asked, shown
 from walmill.query.engine import Extra, Made
 from walmill.store.view import View
 
@@ -118,6 +119,27 @@ TABLES: Columns = {
 TOKENS: Columns = {"name": pa.string(), "created_at": NS, "expiry": NS, "permissions": pa.string()}
 
 
+QUERIES: Columns = {
+    "id": pa.int64(),
+    "phase": pa.string(),
+    "issue_time": NS,
+    "query_type": pa.string(),
+    "query_text": pa.string(),
+    "database": pa.string(),
+    "origin": pa.string(),
+    "parquet_files": pa.int64(),
+    "rows": pa.int64(),
+    "permit_duration": pa.duration("ns"),
+    "plan_duration": pa.duration("ns"),
+    "execute_duration": pa.duration("ns"),
+    "end2end_duration": pa.duration("ns"),
+    "success": pa.bool_(),
+    "running": pa.bool_(),
+    "cancelled": pa.bool_(),
+    "error": pa.string(),
+}
+
+
 class Host(Protocol):
     """What the tables need of the engine."""
 
@@ -126,6 +148,9 @@ class Host(Protocol):
 
     def plugins(self) -> list[PluginDescription]:
         """The plugins."""
+
+    def queries(self) -> list[Asked]:
+        """The queries that wait or run, and the last ones that have ended."""
 
     def locate(self) -> Locate:
         """Gives files."""
@@ -146,6 +171,9 @@ def tables(host: Host, view: View, database: str) -> Extra:
         "processing_engine_triggers": made(ENGINE_TRIGGERS, lambda: _engine_triggers(host.triggers(only))),
         "processing_engine_trigger_arguments": made(ARGUMENTS, lambda: _arguments(host.triggers(only))),
         "processing_engine_logs": made(LOGS, lambda: _logs(view, host.locate(), only)),
+        "queries": made(
+            QUERIES, lambda: table(QUERIES, [_asked(one) for one in host.queries() if only in (None, one.database)])
+        ),
         "plugins": made(PLUGINS, lambda: _plugins(host.plugins())),
         "parquet_files": made(FILES, lambda: _files(view, only)),
         "influxdb_schema": made(INFLUXDB_SCHEMA, lambda: _schema(catalog, database)),
@@ -230,6 +258,22 @@ def _add(found: list[pa.Table], rows: pa.Table, database: str | None) -> int:
         rows = rows.filter(pc.equal(rows.column("database").cast(pa.string()), database))
     found.append(rows)
     return int(rows.num_rows)
+
+
+def _asked(one: Asked) -> dict[str, Any]:
+    found = shown(one)
+
+    def duration(name: str) -> int | None:
+        return None if found[name] is None else round(found[name] * 1e9)
+
+    return {
+        **found,
+        "parquet_files": found["files"],
+        "permit_duration": duration("permit_seconds"),
+        "plan_duration": duration("plan_seconds"),
+        "execute_duration": duration("execute_seconds"),
+        "end2end_duration": duration("seconds"),
+    }
 
 
 def _plugins(found: Sequence[PluginDescription]) -> pa.Table:

@@ -101,6 +101,14 @@ class Client(Connection):
         with self.stream("POST", "/api/v3/query_sql", body=body) as response:
             yield response
 
+    def queries(self) -> list[dict[str, Any]]:
+        """The queries that wait or run, and the last ones that have ended, oldest first."""
+        return self.rows_of(self.request("GET", "/api/v3/queries"))
+
+    def cancel_query(self, number: int) -> None:
+        """Stops a query that waits or runs."""
+        self.request("DELETE", "/api/v3/queries", params={"id": number})
+
     def query_table(self, database: str, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Runs SQL; all rows as an Arrow table.
 

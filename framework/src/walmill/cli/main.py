@@ -38,6 +38,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {
             "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
             "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
+            "queries": Lazy(f"{CLI}.query:show_queries", "List the queries of the server."),
             "storage": Lazy(f"{CLI}.storage:show_storage", "Show where the data is."),
             "tables": Lazy(f"{CLI}.table:show_tables", "List the tables of a database."),
             "tokens": Lazy(f"{CLI}.token:show_tokens", "List the tokens, without their values."),

@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import database_option, server_options
+from walmill.cli.options import database_option, format_option, server_options
+from walmill.cli.output import Columns, records, say
 from walmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "par
 
 
 @click.command()
-@database_option()
+@database_option(required=False)
+@click.option(
+    "--cancel", type=click.IntRange(1), metavar="ID", help="Stop this query; `walmill show queries` lists them."
+)
 @click.option(
     "--format",
     "output_format",
@@ -52,7 +56,8 @@ _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "par
 def query(
     *,
     client: Client,
-    database: str,
+    database: str | None,
+    cancel: int | None,
     output_format: str | None,
     output: Path | None,
     file: Path | None,
@@ -60,6 +65,14 @@ def query(
     sql: str | None,
 ) -> None:
     """Run SQL that reads: the argument, a file, or standard input."""
+    if cancel is not None:
+        if sql is not None or file is not None:
+            raise click.UsageError("--cancel stops a query; leave SQL out")
+        client.cancel_query(cancel)
+        click.echo(f"Query {cancel} is cancelled")
+        return
+    if database is None:
+        raise click.UsageError("name the database with -d/--database, or WALMILL_DATABASE_NAME")
     text = _sql(sql, file)
     values = parse_params(params)
     chosen = output_format or _SUFFIXES.get(output.suffix if output else "", "pretty")
@@ -265,3 +278,25 @@ def _time(value: int, unit: str) -> str:
     if not INT64_MIN <= nanoseconds <= INT64_MAX:
         return f"{value} {unit}"
     return format_time(nanoseconds).removesuffix("Z")
+
+
+_QUERIES: Columns = {
+    "id": "id",
+    "phase": "phase",
+    "seconds": lambda row: f"{row['seconds']:.3f}",
+    "rows": "rows",
+    "database": "database",
+    "origin": "origin",
+    "query": lambda row: " ".join(str(row["query_text"]).split())[:100],
+    "error": lambda row: str(row["error"] or "").split("\n")[0][:80],
+}
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Also the last thousand that have ended.")
+@format_option
+@server_options
+def show_queries(*, client: Client, everything: bool, output_format: str) -> None:
+    """List the queries that wait or run. `walmill query --cancel ID` stops one."""
+    found = [one for one in client.queries() if everything or one["running"]]
+    say(records(found, _QUERIES, output_format, empty="No query runs."))

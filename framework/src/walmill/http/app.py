@@ -22,6 +22,7 @@ from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
 from walmill.http.problems import Boundary, answer_to
 from walmill.http.query import QueryEndpoint
+from walmill.http.query import routes as query_routes
 from walmill.http.requests import PATH_PARAMETER, PREFIX, RequestTriggers
 from walmill.http.site import BODY_LIMIT, Site, json_bytes
 from walmill.http.statements import StatementEndpoint
@@ -103,6 +104,7 @@ def build(
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
         *rehearsals.routes(site),
+        *query_routes(site),
         *databases.routes(site),
         *storage.routes(site),
         *health.routes(site),

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from walmill.http.body import header, text_headers
+from walmill.http.auth import IDENTITY
+from walmill.http.body import ClientGone, header, text_headers
 from walmill.http.fields import read_fields, required
 from walmill.http.problems import send_bytes
+from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
 from walmill.http.streams import send_pieces, watching
+from walmill.query.desk import shown
 from walmill.query.engine import ResultStream
+from walmill.query.errors import QueryStopped
 from walmill.query.formats import choose
 
+QUERY_ID = "walmill-query-id"
+"""The header with the number of a query, by which it can be cancelled."""
+QUERIES = "/api/v3/queries"
 MEMBERS = {"db": str, "q": str, "format": str, "params": dict}
 
 
@@ -35,21 +45,32 @@ class QueryEndpoint:
         asked = await read_fields(scope, receive, site.body_limit, MEMBERS)
         required(asked, "db", "q")
         form = choose(asked.get("format"), header(scope, b"accept"))
+        identity = scope.get(IDENTITY)
+        query = engine.ask(asked["db"], asked["q"], origin="" if identity is None else identity.name)
 
         def begin() -> ResultStream:
-            return engine.stream(asked["q"], asked.get("params"), database=asked["db"])
+            return engine.stream(asked["q"], asked.get("params"), database=asked["db"], asked=query)
 
-        stream = await anyio.to_thread.run_sync(begin, limiter=site.queries)
-        try:
-            if scope["method"] == "HEAD":
-                await send_bytes(send, 200, b"", {"content-type": form.content_type}, head=True)
-                return
-            # Closing stops the query also while a thread waits for its next batch.
-            async with watching(receive, stream.close) as watcher:
+        # From here on a caller who goes away stops the query: as it waits for its turn, is planned, or runs.
+        async with watching(receive, query.cancel) as watcher:
+            try:
+                stream = await anyio.to_thread.run_sync(begin, limiter=site.queries)
+            except QueryStopped:
+                if watcher.done():
+                    raise ClientGone from None
+                raise
+            headers = [("content-type", form.content_type), (QUERY_ID, str(query.id))]
+            try:
+                if scope["method"] == "HEAD":
+                    await send_bytes(send, 200, b"", dict(headers), head=True)
+                    return
                 pieces = self._pieces(form.encode(stream))
-                await send_pieces(send, 200, text_headers([("content-type", form.content_type)]), pieces, watcher)
-        finally:
-            stream.close()
+                await send_pieces(send, 200, text_headers(headers), pieces, watcher)
+            except QueryStopped:
+                if not watcher.done():
+                    raise
+            finally:
+                stream.close()
 
     async def _pieces(self, encoded: Iterator[bytes]) -> AsyncIterator[bytes]:
         """The pieces, each made in a thread."""
@@ -59,3 +80,23 @@ class QueryEndpoint:
 
         while (piece := await anyio.to_thread.run_sync(following, limiter=self._site.queries)) is not None:
             yield piece
+
+
+def routes(site: Site) -> list[BaseRoute]:
+    """The routes that list queries and stop them.
+
+    Args:
+        site: The engine.
+    """
+
+    async def show(request: Request) -> Response:
+        del request
+        return json_response([shown(one) for one in site.engine.queries()])
+
+    async def cancel(request: Request) -> Response:
+        fields = await read_fields(request.scope, request.receive, site.body_limit, {"id": int})
+        required(fields, "id")
+        await site.call(site.engine.cancel_query, fields["id"])
+        return Response(status_code=200)
+
+    return [resource(QUERIES, GET=show, DELETE=cancel)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 from attrs import evolve, frozen
@@ -18,7 +18,7 @@ from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
 from walmill.model.files import DataFile
 from walmill.query.driver import Driver, out_of_time, wait
-from walmill.query.errors import translate
+from walmill.query.errors import QueryStopped, QueryTooLarge, translate
 from walmill.query.parameters import bind, check_used
 from walmill.query.rewrite import rewrite
 
@@ -66,6 +66,7 @@ class _Plan:
     frame: DataFrame
     files: OpenFiles | None = None
     told: str | None = None
+    num_files: int = 0
 
     def start(self) -> RecordBatchStream:
         """The running query.
@@ -91,6 +92,36 @@ class _Plan:
         return [pa.RecordBatch.from_pylist([{"plan_type": "files", "plan": self.told}], schema=self.frame.schema())]
 
 
+class Watch(Protocol):
+    """Who follows a query."""
+
+    rows: int
+
+    def planned(self, files: int) -> None:
+        """It is planned and reads so many files; raises to end it here."""
+
+    def started(self, stop: Callable[[], None]) -> None:
+        """It runs, and this stops it; from any thread."""
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It has ended. Maybe called more than once."""
+
+
+class _Nobody:
+    """Follows nothing."""
+
+    rows = 0
+
+    def planned(self, files: int) -> None:
+        """Nothing."""
+
+    def started(self, stop: Callable[[], None]) -> None:
+        """Nothing."""
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing."""
+
+
 @frozen
 class _Running:
     """A query whose batches are being read."""
@@ -101,6 +132,8 @@ class _Running:
     deadline: float | None
     timeout: float | None
     meaning: Callable[[BaseException], BaseException]
+    watch: Watch
+    most_rows: int | None
 
 
 class QueryEngine:
@@ -111,13 +144,24 @@ class QueryEngine:
     Args:
         memory_limit: Bytes that sorts, joins and groups of one query may use, at least 1 MB.
         partitions: So many cores may work for one query; None takes those of the machine, at most 4.
+        most_rows: So many rows may be the answer to a query; None for no limit.
+        most_files: So many files may be read for a query; None for no limit.
     """
 
-    def __init__(self, *, memory_limit: int = MEMORY_LIMIT, partitions: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        memory_limit: int = MEMORY_LIMIT,
+        partitions: int | None = None,
+        most_rows: int | None = None,
+        most_files: int | None = None,
+    ) -> None:
         if memory_limit < 2**20:
             raise InvalidRequest(f"the memory limit for queries is {memory_limit} bytes; give at least {2**20}")
         self._memory_limit = memory_limit
         self._partitions = partitions or min(os.cpu_count() or 1, 4)
+        self._most_rows = most_rows
+        self._most_files = most_files
         self._driver = Driver()
         self._lock = threading.Lock()
         self._cache: TableCache | None = None
@@ -131,6 +175,7 @@ class QueryEngine:
         *,
         timeout: float | None = None,
         extra: Extra | None = None,
+        watch: Watch | None = None,
     ) -> pa.Table:
         """Runs a query and returns all rows.
 
@@ -140,6 +185,7 @@ class QueryEngine:
             params: Values for its `$name` placeholders: None, bool, int, float, str, bytes, or an aware datetime.
             timeout: Seconds after which the query is stopped; None never.
             extra: Further schemas beside that of the database.
+            watch: Told how far it is, and how to stop it.
 
         Returns:
             The rows; `time` is timestamp[ns] without zone, in UTC.
@@ -153,10 +199,14 @@ class QueryEngine:
             QueryStopped: If the engine was closed meanwhile.
             DataCorruption: If a file of a table is missing or damaged; the message names it.
         """
+        watch = watch or _Nobody()
         deadline = None if timeout is None else time.monotonic() + timeout
         plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
-            batches = wait(self._driver.submit(_drain(plan.start())), deadline, timeout)
+            watch.planned(plan.num_files)
+            future = self._driver.submit(_drain(plan.start(), watch, self._most_rows))
+            watch.started(lambda: _cancel(future))
+            batches = wait(future, deadline, timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
         finally:
@@ -171,6 +221,7 @@ class QueryEngine:
         *,
         timeout: float | None = None,
         extra: Extra | None = None,
+        watch: Watch | None = None,
     ) -> ResultStream:
         """Runs a query and hands out its rows as they come; what is read is not kept.
 
@@ -180,6 +231,7 @@ class QueryEngine:
             params: As in `query`.
             timeout: Seconds from now after which the stream fails, whoever is slow; None never.
             extra: As in `query`.
+            watch: As in `query`; it is told of the end of the stream.
 
         Returns:
             A stream of batches. Close it, or read it to its end.
@@ -187,9 +239,11 @@ class QueryEngine:
         Raises:
             WalmillError: As `query` does, if it goes wrong before the first batch; later errors come from the stream.
         """
+        watch = watch or _Nobody()
         deadline = None if timeout is None else time.monotonic() + timeout
         plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
+            watch.planned(plan.num_files)
             stream = plan.start()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             plan.close()
@@ -201,6 +255,8 @@ class QueryEngine:
             deadline,
             timeout,
             lambda error: self._meaning(error, plan.schema, plan.extra, plan.files),
+            watch,
+            self._most_rows,
         )
         return ResultStream(running)
 
@@ -252,6 +308,12 @@ class QueryEngine:
         cache = self._tables()
         needed = self._needed(probed)
         while True:
+            count = sum(len(files) for _, files in needed.values())
+            if self._most_files is not None and count > self._most_files:
+                raise QueryTooLarge(
+                    f"the query needs {count:,} files, and {self._most_files:,} may be read for one (query_max_files); ask for a "
+                    "shorter time range"
+                )
             context = self._context(files=True)
             plans = {
                 name: plan_table(context, cache, source, files, opened, check)
@@ -264,6 +326,7 @@ class QueryEngine:
             if plan.frame.logical_plan().display() in _EXPLAINS and not _LOGICAL.search(sql):
                 told = [one.told(name, len(needed[name][0].files)) for name, one in sorted(plans.items())]
                 plan = evolve(plan, told="\n".join(told))
+            plan = evolve(plan, num_files=count)
             if not _MOVING.search(sql):
                 return plan
             # now() of this plan lies between that of the probes before it and of those after it: if both need the same
@@ -395,6 +458,8 @@ class ResultStream(Iterator[pa.RecordBatch]):
         self._running: _Running | None = running
         self._future: Future[pa.RecordBatch | None] | None = None
         self._last = running.plan.last()
+        self._stopped = False
+        running.watch.started(self.stop)
         self._first = self._read()
         self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
 
@@ -408,7 +473,16 @@ class ResultStream(Iterator[pa.RecordBatch]):
         if batch is None:
             self.close()
             raise StopIteration
+        self._count(batch)
         return batch
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        running = self._running
+        if running is None:
+            return
+        running.watch.rows += batch.num_rows
+        if running.most_rows is not None and running.watch.rows > running.most_rows:
+            raise self._failed(too_many_rows(running.most_rows))
 
     def read_all(self) -> pa.Table:
         """All rows that were not read yet."""
@@ -418,8 +492,20 @@ class ResultStream(Iterator[pa.RecordBatch]):
         """The rows that were not read yet as a pyarrow reader. When it is dropped, this stream is closed."""
         return pa.RecordBatchReader.from_batches(self.schema, _closing(self))
 
+    def stop(self) -> None:
+        """Stops the query: whoever reads on gets `QueryStopped`, so that what was read does not pass for the whole answer."""
+        self._stopped = self._running is not None
+        self.close()
+
     def close(self) -> None:
         """Stops the query if it still runs. A thread that waits for a batch gets `QueryStopped`. May be called often."""
+        self._end(None)
+
+    def _failed(self, error: BaseException) -> BaseException:
+        self._end(error)
+        return error
+
+    def _end(self, error: BaseException | None) -> None:
         with self._lock:
             future, self._future = self._future, None
             running, self._running, self._first = self._running, None, None
@@ -427,6 +513,7 @@ class ResultStream(Iterator[pa.RecordBatch]):
             future.cancel()
         if running is not None:
             running.plan.close()
+            running.watch.end(error)
 
     def __enter__(self) -> ResultStream:
         return self
@@ -441,13 +528,15 @@ class ResultStream(Iterator[pa.RecordBatch]):
         with self._lock:
             running = self._running
             if running is None:
+                if self._stopped:
+                    raise QueryStopped("the query was stopped before it was done")
                 return None
             self._future = future = running.driver.submit(_next_batch(running.stream))
         try:
             batch = wait(future, running.deadline, running.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            self.close()
-            raise running.meaning(error) from None
+            # the error stays in no variable of a frame that it holds: the query would go on until such a ring is found
+            raise self._failed(running.meaning(error)) from None
         return self._last.pop() if batch is None and self._last else batch
 
 
@@ -464,5 +553,23 @@ async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
     return None
 
 
-async def _drain(stream: RecordBatchStream) -> list[pa.RecordBatch]:
-    return [batch.to_pyarrow() async for batch in stream]
+async def _drain(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
+    found: list[pa.RecordBatch] = []
+    async for batch in stream:
+        made: pa.RecordBatch = batch.to_pyarrow()
+        found.append(made)
+        watch.rows += made.num_rows
+        if most_rows is not None and watch.rows > most_rows:
+            raise too_many_rows(most_rows)
+    return found
+
+
+def too_many_rows(most: int) -> QueryTooLarge:
+    """The error of a query whose answer is too long."""
+    return QueryTooLarge(
+        f"the answer has more than {most:,} rows, which is the limit (query_max_rows); add a LIMIT, or ask for less"
+    )
+
+
+def _cancel(future: Future[Any]) -> None:
+    future.cancel()

@@ -290,6 +290,28 @@ class Settings:
         maximum=7 * units.DAY,
         optional=True,
     )
+    query_max_rows: int | None = _setting(
+        "int", None, "Rows that the answer to one query may have.", unit="rows", minimum=1, optional=True
+    )
+    query_max_files: int | None = _setting(
+        "int", None, "Files that may be read for one query.", unit="files", minimum=1, optional=True
+    )
+    query_concurrency: int = _setting(
+        "int",
+        16,
+        "Queries that run at a time; others wait. Those of plugins do not.",
+        unit="queries",
+        minimum=1,
+        maximum=1024,
+    )
+    query_queue: int = _setting(
+        "int",
+        256,
+        "Queries that wait for their turn; a further one is put off.",
+        unit="queries",
+        minimum=0,
+        maximum=65_536,
+    )
     max_batch_rows: int = _setting(
         "int",
         100_000,
