@@ -5,17 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from common import micro, percentile, quiet, table
 from hook_latency import bodies
+from load import request, run
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
 
+from walmill import create_app
 from walmill.collector import calm_collector, short_turns
 from walmill.engine import Engine
+from walmill.errors import WalmillError
 
 CODE = '''
 import time
@@ -67,13 +78,27 @@ class Slow:
     def on_write(self, batch):
         time.sleep(1.0)
 
+class Deaf:
+    """Sleeps in C with signals blocked."""
+    @hookimpl
+    def on_write(self, batch):
+        import ctypes, signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        ctypes.CDLL(None).sleep(60)
+
+class Ticks:
+    """Does nothing when it is due."""
+    @hookimpl
+    async def on_schedule(self):
+        pass
+
 class Answers:
     """Answers a request."""
     @hookimpl
     async def on_request(self, request):
         return "hello"
 '''
-NAMES = ("Nothing", "Reads", "Asks", "Burns", "Slow", "Answers")
+NAMES = ("Nothing", "Reads", "Asks", "Burns", "Slow", "Answers", "Deaf", "Ticks")
 
 
 @contextmanager
@@ -349,6 +374,128 @@ def life(given: argparse.Namespace) -> None:
 def many(given: argparse.Namespace) -> None:
     """Idle workers."""
     table("Idle workers", ("workers", "PSS each", "of one core, engine and all workers"), idle(200))
+
+
+def serve(mill: Engine) -> tuple[uvicorn.Server, threading.Thread, int]:
+    """A server in a thread: the engine below /w, and a bare route beside it."""
+
+    async def bare(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    routes = [
+        Route("/bare", bare, methods=["POST"]),
+        Mount("/w", create_app(mill, without_auth=True, close_engine=False)),
+    ]
+    config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="error", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    return server, thread, server.servers[0].sockets[0].getsockname()[1]
+
+
+def ask_often(port: int, path: str, connections: int, count: int) -> tuple[float, float, float]:
+    """Requests a second, and what one took (p50, p99), ns."""
+    found = run(port, [request(path, b"x")] * count, connections)
+    assert set(found.statuses) == {200}, found.statuses
+    return count / found.seconds, percentile(found.waits, 0.5), percentile(found.waits, 0.99)
+
+
+@part
+def requests(given: argparse.Namespace) -> None:
+    """Requests: isolated, inline, and a bare route of Starlette, in one server; the load comes from another process."""
+    rows = []
+    with engine() as mill, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for executor in ("inline", "process"):
+            mill.create_trigger(
+                database="bench",
+                name=executor,
+                plugin="answers",
+                spec=f"request:{executor}",
+                executor=executor,
+                max_concurrency=4,
+                methods=["POST"],
+            )
+        server, thread, port = serve(mill)
+        paths = {"bare": "/bare", "inline": "/w/api/v3/engine/inline", "process": "/w/api/v3/engine/process"}
+        for _ in range(given.rounds):
+            for connections, count in ((1, 1500), (16, 6000), (32, 6000)):
+                for path in paths.values():
+                    pool.submit(ask_often, port, path, connections, 300).result()
+                found = {
+                    name: pool.submit(ask_often, port, path, connections, count).result()
+                    for name, path in paths.items()
+                }
+                rows += [
+                    [
+                        connections,
+                        name,
+                        f"{rate:,.0f}",
+                        micro(middle),
+                        micro(most),
+                        f"{rate / found['inline'][0]:.2f}",
+                        f"{rate / found['bare'][0]:.2f}",
+                    ]
+                    for name, (rate, middle, most) in found.items()
+                ]
+        server.should_exit = True
+        thread.join()
+    head = ("connections", "route", "requests/s", "p50", "p99", "of inline", "of bare")
+    table("Answering requests", head, rows)
+
+
+@part
+def deadline(given: argparse.Namespace) -> None:
+    """From the deadline of a run that blocks in C to its recorded end."""
+    late = []
+    with engine() as mill:
+        trigger(mill, "deaf", "process", attempts=1, limits={"timeout": "300ms"})
+        for turn in range(15 * given.rounds):
+            mill.write(f"cpu v={turn} {turn}", database="bench")
+            while mill.run_counts.get(("bench", "deaf", "failed"), 0) <= turn:
+                time.sleep(0.001)
+        time.sleep(0.6)
+        found = mill.query(
+            "SELECT duration_ns FROM runs WHERE trigger = 'deaf' AND status = 'failed'", database="_internal"
+        )
+        late = [one - 300_000_000 for one in found.column(0).to_pylist()]
+    rows = [[len(late), micro(percentile(late, 0.5)), micro(percentile(late, 0.99)), micro(max(late))]]
+    table(
+        "A run of 300 ms that is deaf: how long after its deadline it had ended", ("runs", "p50", "p99", "most"), rows
+    )
+
+
+@part
+def schedules(given: argparse.Namespace) -> None:
+    """Schedules that are due at one instant: how long after it their runs begin, and are committed."""
+    rows = []
+    for count in (1000, 10_000):
+        for _ in range(given.rounds):
+            with engine() as mill:
+                for number in range(count):
+                    mill.create_trigger(
+                        database="bench", name=f"t{number}", plugin="ticks", spec="every:10s", executor="inline"
+                    )
+                seen: list[int] = []
+                while len(seen) < 3 * count:  # the third time everything is bound and warm
+                    time.sleep(1.0)
+                    seen = waits_of_ticks(mill)
+                late = sorted(seen[2 * count : 3 * count])
+                rows.append([count, micro(percentile(late, 0.5)), micro(percentile(late, 0.99)), micro(late[-1])])
+    table("Schedules due at one instant, inline: from it to the first line", ("schedules", "p50", "p99", "last"), rows)
+
+
+def waits_of_ticks(mill: Engine) -> list[int]:
+    """From the due time to the first line of the hook, of all runs in the order of their due times, ns."""
+    try:
+        found = mill.query(
+            "SELECT wait_ns FROM runs WHERE database = 'bench' AND hook = 'on_schedule' ORDER BY scheduled_for, time",
+            database="_internal",
+        )
+    except WalmillError:
+        return []
+    return list(found.column(0).to_pylist())
 
 
 def main() -> None:

@@ -140,6 +140,41 @@ def test_a_request_trigger_is_run_by_hand(local: Command) -> None:
     good(local("delete", "trigger", "-d", "four", "--force", "pic"))
 
 
+def test_caches_of_values(local: Command) -> None:
+    good(local("write", "-d", "six", "--precision", "ns", "cpu,region=us,host=a v=1 1"))
+    made = good(
+        local("create", "last_cache", "-d", "six", "-t", "cpu", "--key-columns", "host", "--count", "3", "--ttl", "1h")
+    )
+    assert made == "Last value cache cpu_host_last_cache created successfully\n"
+    made = good(
+        local(
+            "create",
+            "distinct_cache",
+            "-d",
+            "six",
+            "-t",
+            "cpu",
+            "--columns",
+            "region,host",
+            "--max-age",
+            "none",
+            "places",
+        )
+    )
+    assert made == "Distinct value cache places created successfully\n"
+    good(local("write", "-d", "six", "--precision", "ns", "cpu,region=eu,host=b v=2 2"))
+    found = json.loads(good(local("query", "-d", "six", "--format", "json", "SELECT host, v FROM last_cache('cpu')")))
+    assert found == [{"host": "b", "v": 2.0}]
+    shown = json.loads(good(local("show", "caches", "-d", "six", "--format", "json")))
+    assert [(one["kind"], one["name"]) for one in shown] == [("last", "cpu_host_last_cache"), ("distinct", "places")]
+    assert "places" in good(local("show", "caches", "-d", "six"))
+    assert "already" in sentence(local("create", "last_cache", "-d", "six", "-t", "cpu", "--key-columns", "host"))
+    good(local("delete", "distinct_cache", "-d", "six", "-t", "cpu", "places"))
+    assert "'places'" in sentence(local("delete", "distinct_cache", "-d", "six", "-t", "cpu", "places"))
+    good(local("delete", "last_cache", "-d", "six", "-t", "cpu", "cpu_host_last_cache"))
+    assert "There is no cache" in good(local("show", "caches", "-d", "six"))
+
+
 def test_queries_are_listed_and_stopped(local: Command) -> None:
     good(local("write", "-d", "five", "cpu v=1"))
     assert good(local("show", "queries")) == "No query runs.\n"

@@ -119,7 +119,7 @@ def test_what_belongs_to_all_is_seen_in_internal_only(used: Engine) -> None:
 
 def test_it_is_described_without_being_made(used: Engine) -> None:
     sql = "SELECT count(DISTINCT table_name) AS n FROM information_schema.columns WHERE table_schema = 'system'"
-    assert rows(used, sql)[0]["n"] == 8
+    assert rows(used, sql)[0]["n"] == 10
     assert rows(used, "SELECT state FROM system.triggers", "_internal")
 
 

@@ -25,6 +25,7 @@ from walmill.backup.description import Description
 from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
 from walmill.buffer.source import Locate, TableSource, no_store
+from walmill.cache_calls import Caches
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.tail import Tails
 from walmill.dispatch.watch import SnapshotWatch
@@ -51,8 +52,7 @@ from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
 from walmill.query.desk import Asked, Desk
-from walmill.query.engine import QueryEngine, ResultStream
-from walmill.replays import Replays
+from walmill.query.engine import Extra, QueryEngine, ResultStream
 from walmill.room import Room
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load
@@ -63,6 +63,8 @@ from walmill.store.draft import Draft
 from walmill.store.replay import replay
 from walmill.store.submission import Define, Submission, Ticket
 from walmill.store.view import View
+from walmill.values.keep import ValueCaches
+from walmill.values.tables import cache_tables
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
@@ -78,7 +80,7 @@ PLUGIN = "plugin"
 log = get_logger("walmill.engine")
 
 
-class Engine(Replays):
+class Engine(Caches):
     """A processing engine on one data directory.
 
     Open it with `Engine.open`, close it with `close`, or use it in a `with` statement.
@@ -100,6 +102,7 @@ class Engine(Replays):
         self._closing = threading.Lock()
         self._replaying = threading.Lock()
         self._backfiller = Backfiller(self)
+        self._values = ValueCaches(self)
         self.started_at = time.time()
         self.ready = False
 
@@ -201,6 +204,7 @@ class Engine(Replays):
             clock=options.clock,
             query=partial(self._query, origin=PLUGIN),
             stream=partial(self._stream, origin=PLUGIN),
+            cached=self.cached,
             pool=self._pool,
             limits=options.limits,
             plugin_limits=options.plugin_limits,
@@ -245,6 +249,7 @@ class Engine(Replays):
                 room=Room(Path(options.data_dir), fs, options.disk),
                 watch=SnapshotWatch(self.registry),
                 cache=self._cache,
+                before=self._values.catch_up,
             )
         self._writer = Writer(
             self._committer,
@@ -262,6 +267,7 @@ class Engine(Replays):
         self._mill.start(self._committer)
         self.pass_lost()
         self._backfiller.wake()
+        self._values.start()
         self._preparing = threading.Event()
         self._preparer = threading.Thread(target=self._prepare, name="walmill-prepare", daemon=True)
         self._preparer.start()
@@ -446,7 +452,7 @@ class Engine(Replays):
                 sql,
                 params,
                 timeout=asked.left(seconds),
-                extra=system.tables(self, view, database),
+                extra=self._extra(view, database, sql),
                 watch=asked,
             )
 
@@ -471,12 +477,21 @@ class Engine(Replays):
                 sql,
                 params,
                 timeout=asked.left(seconds),
-                extra=system.tables(self, view, database),
+                extra=self._extra(view, database, sql),
                 watch=asked,
             )
         except BaseException as error:
             asked.end(error)
             raise
+
+    def _extra(self, view: View, database: str, sql: str) -> Extra:
+        """The schemas of a query beside that of its database."""
+        found = system.tables(self, view, database)
+        if view.catalog.caches or "_cache" in sql:
+            if "_cache" in sql.lower():
+                self.warm_caches(view, database)
+            found = {**found, **cache_tables(view, database, self._values)}
+        return found
 
     def _tables_of(self, view: View, database: str) -> Mapping[str, TableSource]:
         if database == INTERNAL and INTERNAL not in view.catalog.names:
@@ -640,7 +655,11 @@ class Engine(Replays):
         now = self.options.clock.now_ns()
         if dry_run:
             return count_rows(self._keeper, self._queries, self.view(), database, table, where, now=now)
-        return delete_rows(self._keeper, self._queries, database, table, where, now=now)
+        number = self.view().catalog.table(database, table).id
+        try:
+            return delete_rows(self._keeper, self._queries, database, table, where, now=now)
+        finally:
+            self._values.forget(number)
 
     # ---- definitions
 
@@ -697,6 +716,7 @@ class Engine(Replays):
             self._closed = True
             self.ready = False
             self._writer.stop()
+        self._values.stop()
         self._backfiller.stop(30.0)
         if self._keeper is not None:
             self._keeper.stop(30.0)

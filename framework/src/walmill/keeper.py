@@ -112,6 +112,7 @@ class Keeper:
         room: The disk of the log.
         watch: Told of each snapshot.
         cache: Copies of data files on this machine; None if the store is a directory of it.
+        before: Called before rows of memory go over into files.
     """
 
     def __init__(
@@ -132,8 +133,10 @@ class Keeper:
         room: Room,
         watch: SnapshotWatch,
         cache: FileCache | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self._watch = watch
+        self._before = before
         self._head = head
         self.room = room
         self._cache = cache
@@ -402,6 +405,7 @@ class Keeper:
 
     def _take_over(self) -> None:
         """Has the view go by the newest manifest."""
+        self._before()
         self._committer.submit(Exchange(self._by_manifest)).result()
 
     def _by_manifest(self, view: View) -> View:

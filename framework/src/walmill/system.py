@@ -140,6 +140,25 @@ QUERIES: Columns = {
 }
 
 
+LAST_CACHES: Columns = {
+    "database": pa.string(),
+    "table": pa.string(),
+    "name": pa.string(),
+    "key_column_names": pa.list_(pa.string()),
+    "value_column_names": pa.list_(pa.string()),
+    "count": pa.int64(),
+    "ttl": pa.int64(),
+}
+DISTINCT_CACHES: Columns = {
+    "database": pa.string(),
+    "table": pa.string(),
+    "name": pa.string(),
+    "column_names": pa.list_(pa.string()),
+    "max_cardinality": pa.int64(),
+    "max_age_seconds": pa.int64(),
+}
+
+
 class Host(Protocol):
     """What the tables need of the engine."""
 
@@ -151,6 +170,9 @@ class Host(Protocol):
 
     def queries(self) -> list[Asked]:
         """The queries that wait or run, and the last ones that have ended."""
+
+    def caches(self, database: str | None = None) -> list[dict[str, Any]]:
+        """The caches of values, as plain data."""
 
     def locate(self) -> Locate:
         """Gives files."""
@@ -174,6 +196,8 @@ def tables(host: Host, view: View, database: str) -> Extra:
         "queries": made(
             QUERIES, lambda: table(QUERIES, [_asked(one) for one in host.queries() if only in (None, one.database)])
         ),
+        "last_caches": made(LAST_CACHES, lambda: _caches(host.caches(only), "last")),
+        "distinct_caches": made(DISTINCT_CACHES, lambda: _caches(host.caches(only), "distinct")),
         "plugins": made(PLUGINS, lambda: _plugins(host.plugins())),
         "parquet_files": made(FILES, lambda: _files(view, only)),
         "influxdb_schema": made(INFLUXDB_SCHEMA, lambda: _schema(catalog, database)),
@@ -274,6 +298,23 @@ def _asked(one: Asked) -> dict[str, Any]:
         "execute_duration": duration("execute_seconds"),
         "end2end_duration": duration("seconds"),
     }
+
+
+def _caches(found: Sequence[Mapping[str, Any]], kind: str) -> pa.Table:
+    """Durations are in seconds, as InfluxDB has them."""
+    rows = [
+        {
+            **one,
+            "key_column_names": one["columns"],
+            "column_names": one["columns"],
+            "value_column_names": one["values"],
+            "ttl": None if one["ttl_seconds"] is None else int(one["ttl_seconds"]),
+            "max_age_seconds": None if one["ttl_seconds"] is None else int(one["ttl_seconds"]),
+        }
+        for one in found
+        if one["kind"] == kind
+    ]
+    return table(LAST_CACHES if kind == "last" else DISTINCT_CACHES, rows)
 
 
 def _plugins(found: Sequence[PluginDescription]) -> pa.Table:

@@ -155,6 +155,49 @@ class Context(BaseContext[S_co], Protocol[S_co]):
     ) -> pa.RecordBatchReader:
         """Like `query`, batch by batch, for results that should not be in memory as a whole."""
 
+    def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        """The newest rows of each key of a table, from its cache of last values: without SQL, and without a look at the table.
+
+        What was written after the run's view may be in it.
+
+        Args:
+            table: Name of the table.
+            cache: Name of the cache; None takes the oldest one of the table.
+            keys: Only rows with these values, by column.
+            database: Another database; the trigger needs a grant for it.
+
+        Raises:
+            QueryError: If there is no such cache or column; `walmill create last_cache` makes one.
+        """
+
+    def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        """The combinations of values that a table has, from its cache of distinct values.
+
+        Args:
+            table: Name of the table.
+            *columns: Only these columns, each combination once; none for all of the cache.
+            cache: As in `last_values`.
+            keys: As in `last_values`.
+            database: As in `last_values`.
+
+        Raises:
+            QueryError: If there is no such cache or column; `walmill create distinct_cache` makes one.
+        """
+
     def write_now(
         self,
         data: WriteData,
@@ -191,6 +234,26 @@ class AsyncContext(BaseContext[S_co], Protocol[S_co]):
         self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
     ) -> AsyncIterator[pa.RecordBatch]:
         """See `Context.stream`."""
+
+    async def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        """See `Context.last_values`."""
+
+    async def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        """See `Context.distinct_values`."""
 
     async def write_now(
         self,

@@ -396,6 +396,18 @@ class _Base:
             lines.append(line)
         return lines
 
+    def _cached(self, asked: str, keys: Mapping[str, Any] | None) -> pa.Table:
+        """What `answers` has for `last_values(TABLE)` or `distinct_values(TABLE, COLUMN, …)`."""
+        if self._answers is None or (not callable(self._answers) and asked not in self._answers):
+            raise QueryError(f"there is no answer for {asked!r}: give it in answers=")
+        found = self._answer(asked, keys)
+        for column, value in (keys or {}).items():
+            if column not in found.column_names:
+                raise QueryError(f"the answer for {asked!r} has no column {column!r}")
+            mask = pa.array([one == value for one in found.column(column).to_pylist()], pa.bool_())
+            found = found.filter(mask)
+        return found
+
     def _answer(self, sql: str, params: Mapping[str, Any] | None) -> pa.Table:
         given = dict(params or {})
         self.queries.append((sql, given))
@@ -462,7 +474,8 @@ class FakeContext(_Base):
         settings: What `ctx.settings` is.
         tables: Rows or Arrow tables by name, for real SQL where datafusion is installed.
         answers: Results by SQL text (spaces do not matter), or a function of SQL and parameters. A result is an Arrow
-            table, rows, an exception to be raised, or a function of the parameters.
+            table, rows, an exception to be raised, or a function of the parameters. `last_values(TABLE)` and
+            `distinct_values(TABLE, COLUMN, …)` are what those methods give.
         now: What `ctx.now()` is.
         database: Name of the database.
         trigger: Name of the trigger.
@@ -490,6 +503,26 @@ class FakeContext(_Base):
     ) -> pa.RecordBatchReader:
         table = self._answer(sql, params)
         return pa.RecordBatchReader.from_batches(table.schema, table.to_batches())
+
+    def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self._cached(f"last_values({table})", keys)
+
+    def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self._cached(f"distinct_values({', '.join([table, *columns])})", keys)
 
     def write_now(
         self,
@@ -523,6 +556,26 @@ class FakeAsyncContext(_Base):
     ) -> AsyncIterator[pa.RecordBatch]:
         for batch in self._answer(sql, params).to_batches():
             yield batch
+
+    async def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self._cached(f"last_values({table})", keys)
+
+    async def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self._cached(f"distinct_values({', '.join([table, *columns])})", keys)
 
     async def write_now(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
@@ -39,9 +40,21 @@ class Log:
         version: Number of appends so far; a snapshot of another version is not the newest.
         looked: So many rows were compared with the newest times of their series.
         newest: The newest time of the rows of the table that are in files, ns; None if none is.
+        follows: The line that this one goes on, and how many rows of that one went into files; None if there was none.
     """
 
-    __slots__ = ("__weakref__", "_late", "_lock", "_series", "batches", "ends", "looked", "newest", "version")
+    __slots__ = (
+        "__weakref__",
+        "_late",
+        "_lock",
+        "_series",
+        "batches",
+        "ends",
+        "follows",
+        "looked",
+        "newest",
+        "version",
+    )
 
     def __init__(self, newest: int | None = None) -> None:
         self.batches: list[pa.RecordBatch] = []
@@ -49,6 +62,7 @@ class Log:
         self.version = 0
         self.looked = 0
         self.newest = newest
+        self.follows: tuple[weakref.ref[Log], int] | None = None
         self._series = SeriesTimes(newest)
         self._late: tuple[_Late, ...] = ()
         self._lock = threading.Lock()
@@ -74,6 +88,7 @@ class Log:
         """
         self.look(buffer)
         log = Log(newest)
+        log.follows = (weakref.ref(self), row)
         log._series = self._series
         log.looked = buffer.num_rows - row
         log._late = tuple(

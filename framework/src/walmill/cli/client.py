@@ -109,6 +109,21 @@ class Client(Connection):
         """Stops a query that waits or runs."""
         self.request("DELETE", "/api/v3/queries", params={"id": number})
 
+    def caches(self, kind: str, database: str) -> list[dict[str, Any]]:
+        """The caches of `last` or `distinct` values of a database."""
+        return self.rows_of(self.request("GET", f"/api/v3/configure/{kind}_cache", params={"db": database}))
+
+    def create_cache(self, kind: str, database: str, table: str, name: str | None, body: Mapping[str, Any]) -> str:
+        """Creates one; gives its name."""
+        whole = {"db": database, "table": table, "name": name, **body}
+        given = {member: value for member, value in whole.items() if value is not None}
+        return str(self.object_of(self.request("POST", f"/api/v3/configure/{kind}_cache", body=given))["name"])
+
+    def delete_cache(self, kind: str, database: str, table: str, name: str) -> None:
+        """Deletes one."""
+        params = {"db": database, "table": table, "name": name}
+        self.request("DELETE", f"/api/v3/configure/{kind}_cache", params=params)
+
     def query_table(self, database: str, sql: str, params: Mapping[str, Any] | None = None) -> pa.Table:
         """Runs SQL; all rows as an Arrow table.
 

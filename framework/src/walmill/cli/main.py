@@ -27,6 +27,8 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         "Create a database, a table, a trigger, a token or a snapshot.",
         {
             "database": Lazy(f"{CLI}.database:create_database", "Create a database."),
+            "distinct_cache": Lazy(f"{CLI}.valuecache:create_distinct_cache", "Create a cache of distinct values."),
+            "last_cache": Lazy(f"{CLI}.valuecache:create_last_cache", "Create a cache of last values."),
             "snapshot": Lazy(f"{CLI}.storage:create_snapshot", "Take everything into files now."),
             "table": Lazy(f"{CLI}.table:create_table", "Create a table."),
             "token": Lazy(f"{CLI}.token:create_token", "Create a token and show it once."),
@@ -36,6 +38,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
     "show": (
         "Show databases, tables, triggers, tokens, the server's plugins, or where the data is.",
         {
+            "caches": Lazy(f"{CLI}.valuecache:show_caches", "List the caches of values of a database."),
             "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
             "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
             "queries": Lazy(f"{CLI}.query:show_queries", "List the queries of the server."),
@@ -78,6 +81,8 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {
             "database": Lazy(f"{CLI}.database:delete_database", "Delete a database with all its data."),
             "table": Lazy(f"{CLI}.table:delete_table", "Delete a table."),
+            "distinct_cache": Lazy(f"{CLI}.valuecache:delete_distinct_cache", "Delete a cache of distinct values."),
+            "last_cache": Lazy(f"{CLI}.valuecache:delete_last_cache", "Delete a cache of last values."),
             "rows": Lazy(f"{CLI}.table:delete_rows", "Delete the rows that SQL finds."),
             "token": Lazy(f"{CLI}.token:delete_token", "Delete a token."),
             "trigger": Lazy(f"{CLI}.trigger:delete_trigger", "Delete a trigger with its state."),

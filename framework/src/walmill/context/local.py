@@ -17,6 +17,7 @@ from walmill.ingest.assemble import TableRows
 from walmill.model.catalog import INTERNAL
 from walmill.model.schema import TableSchema
 from walmill.model.trigger import Trigger
+from walmill.model.valuecache import Kind
 from walmill.store.commit import Source
 from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, check_generation
@@ -50,6 +51,28 @@ class RunHost(Protocol):
 
     def stream(self, view: View, database: str, sql: str, params: Mapping[str, Any] | None) -> ResultStream:
         """Runs SQL on a view, batch by batch."""
+
+    def cached(self, view: View, database: str, asked: CachedValues) -> pa.Table:
+        """What a cache of values has."""
+
+
+@frozen
+class CachedValues:
+    """What is asked of a cache of values.
+
+    Attributes:
+        kind: `last` or `distinct`.
+        table: Name of the table.
+        columns: Only these columns, each combination once; none for all.
+        cache: Name of the cache; None takes the oldest one of the table.
+        keys: Only rows with these values.
+    """
+
+    kind: Kind
+    table: str
+    columns: tuple[str, ...] = ()
+    cache: str | None = None
+    keys: Mapping[str, Any] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -271,6 +294,15 @@ class _Base(ContextBase):
             )
         return name
 
+    def cached_here(self, asked: CachedValues, database: str | None) -> pa.Table:
+        """What a cache of values has, in this thread."""
+        self._state.check()
+        name = self._readable(database)
+        try:
+            return self._state.host.cached(self._state.view, name, asked)
+        except WalmillError as error:
+            raise QueryError(error.message) from None
+
     def _rows_write(
         self, data: WriteData, table: str | None, tags: Sequence[str] | None, database: str | None
     ) -> RowsWrite:
@@ -345,6 +377,26 @@ class LocalContext(_Base):
         reader: pa.RecordBatchReader = stream.to_reader()
         return reader
 
+    def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self.cached_here(CachedValues("last", table, (), cache, keys or {}), database)
+
+    def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return self.cached_here(CachedValues("distinct", table, columns, cache, keys or {}), database)
+
     def write_now(
         self,
         data: WriteData,
@@ -402,6 +454,30 @@ class LocalAsyncContext(_Base):
                 yield batch
         finally:
             reader.close()
+
+    async def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        asked = CachedValues("last", table, (), cache, keys or {})
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._state.host.pool, self.cached_here, asked, database)
+
+    async def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        asked = CachedValues("distinct", table, columns, cache, keys or {})
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._state.host.pool, self.cached_here, asked, database)
 
     async def write_now(
         self,

@@ -14,7 +14,7 @@ from concurrent.futures import Executor as Pool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walmill.clock import Clock
-from walmill.context.local import Limits
+from walmill.context.local import CachedValues, Limits
 from walmill.dispatch.backlog import catch_up, fetch, items_of
 from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
@@ -73,6 +73,7 @@ class Mill:
         clock: The time.
         query: Runs SQL on a view.
         stream: The same, batch by batch.
+        cached: Looks into a cache of values.
         pool: Threads for what async hooks wait for.
         limits: What runs may use.
         plugin_limits: What runs of single plugins may use instead, by plugin and name.
@@ -88,6 +89,7 @@ class Mill:
         clock: Clock,
         query: Ask,
         stream: Ask,
+        cached: Callable[[View, str, CachedValues], pa.Table],
         pool: Pool,
         limits: Limits,
         plugin_limits: Mapping[str, Mapping[str, Any]],
@@ -99,6 +101,7 @@ class Mill:
         self._clock = clock
         self._query = query
         self._stream = stream
+        self._cached = cached
         self._pool = pool
         self._limits = limits
         self._plugin_limits = plugin_limits
@@ -200,6 +203,10 @@ class Mill:
         """Runs SQL on a view, batch by batch."""
         found: ResultStream = self._stream(view, database, sql, params)
         return found
+
+    def cached(self, view: View, database: str, asked: CachedValues) -> pa.Table:
+        """What a cache of values has."""
+        return self._cached(view, database, asked)
 
     def now_ns(self) -> int:
         """Wall-clock time, ns."""

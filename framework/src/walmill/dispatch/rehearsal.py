@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import evolve, field, frozen
 
+from walmill.context.local import CachedValues
 from walmill.dispatch.history import RunRow
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.errors import WalmillError
@@ -160,6 +161,10 @@ class Stage:
         if self._ask is None:
             return self._host.stream(view, database, sql, params)
         return _Whole(self._ask(database, sql, params))
+
+    def cached(self, view: View, database: str, asked: CachedValues) -> pa.Table:
+        """What a cache of values has."""
+        return self._host.cached(view, database, asked)
 
     def now_ns(self) -> int:
         """Wall-clock time, ns."""

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-from walmill.http import admin, databases, health, rehearsals, storage, triggers
+from walmill.http import admin, databases, health, rehearsals, storage, triggers, valuecaches
 from walmill.http.auth import Auth, AuthLayer
 from walmill.http.backup import BackupEndpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
@@ -105,6 +105,7 @@ def build(
         *admin.routes(site),
         *rehearsals.routes(site),
         *query_routes(site),
+        *valuecaches.routes(site),
         *databases.routes(site),
         *storage.routes(site),
         *health.routes(site),

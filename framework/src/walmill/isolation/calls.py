@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
-from walmill.context.local import LocalAsyncContext, RunState
+from walmill.context.local import CachedValues, LocalAsyncContext, RunState
 from walmill.context.state import RunCache
 from walmill.errors import InvalidRequest
 from walmill.ingest.errors import RowError
@@ -91,6 +91,8 @@ class Calls:
                 return None, None
             case "query":
                 return self._query(given)
+            case "cached":
+                return self._cached(given)
             case "stream":
                 return self._stream(given)
             case "batch":
@@ -121,6 +123,15 @@ class Calls:
 
     def _query(self, given: Mapping[str, Any]) -> Answer:
         table = self._context.query_here(given["sql"], _params(given), given["database"])
+        return _told(table.schema, table.to_batches())
+
+    def _cached(self, given: Mapping[str, Any]) -> Answer:
+        kind = given["kind"]
+        if kind not in ("last", "distinct"):
+            raise ValueError(f"there is no cache of {kind!r:.40} values")
+        keys = {} if given["keys"] is None else unpack_given(given["keys"])
+        asked = CachedValues(kind, given["table"], tuple(given["columns"]), given["cache"], keys)
+        table = self._context.cached_here(asked, given["database"])
         return _told(table.schema, table.to_batches())
 
     def _stream(self, given: Mapping[str, Any]) -> Answer:

@@ -15,6 +15,7 @@ from rpds import HashTrieMap
 from walmill.errors import Conflict, DataCorruption, NotFound
 from walmill.model.schema import TableSchema
 from walmill.model.trigger import Trigger
+from walmill.model.valuecache import ValueCache
 
 INTERNAL = "_internal"
 """The database in which the engine writes what it observes about itself."""
@@ -101,6 +102,7 @@ class Catalog:
         databases: All databases by id, deleted ones as well.
         names: The ids of those that are not deleted, by name.
         tables: All tables by id, deleted ones as well.
+        caches: Caches of values by id.
     """
 
     next_id: int = 1
@@ -110,6 +112,7 @@ class Catalog:
     tables: HashTrieMap[int, Table] = field(factory=HashTrieMap)
     triggers: HashTrieMap[int, Trigger] = field(factory=HashTrieMap)
     tokens: HashTrieMap[str, Token] = field(factory=HashTrieMap)
+    caches: HashTrieMap[int, ValueCache] = field(factory=HashTrieMap)
 
     def database(self, name: str) -> Database:
         """The database of a name.
@@ -214,6 +217,7 @@ def _drop_database(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
         names=catalog.names if database.deleted else catalog.names.remove(database.name),
         tables=tables,
         triggers=triggers,
+        caches=_caches_of(catalog, tables),
     )
 
 
@@ -245,7 +249,17 @@ def _drop_table(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
         generation=catalog.generation + 1,
         databases=catalog.databases.insert(database.id, evolve(database, tables=names)),
         tables=catalog.tables.remove(table.id),
+        caches=_caches_of(catalog, catalog.tables.remove(table.id)),
     )
+
+
+def _caches_of(catalog: Catalog, tables: HashTrieMap[int, Table]) -> HashTrieMap[int, ValueCache]:
+    """The caches whose tables are left."""
+    caches = catalog.caches
+    for cache in catalog.caches.values():
+        if cache.table_id not in tables:
+            caches = caches.remove(cache.id)
+    return caches
 
 
 def _set_retention(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
@@ -352,6 +366,15 @@ def _drop_token(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
     return evolve(catalog, tokens=catalog.tokens.remove(d["name"]))
 
 
+def _put_cache(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    cache = ValueCache.from_json(d["cache"])
+    return evolve(catalog, next_id=max(catalog.next_id, cache.id + 1), caches=catalog.caches.insert(cache.id, cache))
+
+
+def _drop_cache(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
+    return evolve(catalog, caches=catalog.caches.remove(d["id"]))
+
+
 _CHANGES = {
     "create_database": _create_database,
     "drop_database": _drop_database,
@@ -367,6 +390,8 @@ _CHANGES = {
     "drop_trigger": _drop_trigger,
     "put_token": _put_token,
     "drop_token": _drop_token,
+    "put_cache": _put_cache,
+    "drop_cache": _drop_cache,
 }
 
 
@@ -408,7 +433,8 @@ def put_token(token: Token) -> dict[str, Any]:
 def definitions_of(catalog: Catalog) -> Iterator[dict[str, Any]]:
     """Definitions that make a catalog from an empty one; only `next_id` and `generation` have to be set beside them.
 
-    Always in the same order: databases, tables and triggers by id, each kind after what it needs, then tokens by name.
+    Always in the same order: databases, tables and triggers by id, each kind after what it needs, then tokens by name, then
+    caches of values by id.
     """
     for number in sorted(catalog.databases):
         database = catalog.databases[number]
@@ -434,3 +460,5 @@ def definitions_of(catalog: Catalog) -> Iterator[dict[str, Any]]:
         yield {"op": "put_trigger", "trigger": catalog.triggers[number].to_json()}
     for name in sorted(catalog.tokens):
         yield put_token(catalog.tokens[name])
+    for number in sorted(catalog.caches):
+        yield {"op": "put_cache", "cache": catalog.caches[number].to_json()}

@@ -48,7 +48,7 @@ Extra = Mapping[str, Mapping[str, Made]]
 
 MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
-_NAMES_OTHERS = re.compile(r"system|show|information_schema", re.IGNORECASE)
+_NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache", re.IGNORECASE)
 """What a statement says that may concern further schemas; one that says nothing of it cannot name them."""
 _EXPLAINS = ("Explain", "Analyze")  # the plans of EXPLAIN
 _LOGICAL = re.compile(
@@ -426,7 +426,10 @@ class QueryEngine:
 
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             return error
-        for failure in (schema.failure, *(other.failure for other in extra.values())):
+        made_by: list[QuerySchema | ExtraSchema] = [schema, *extra.values()]
+        for made in made_by:
+            # DataFusion holds the schema, and the error holds the frames that hold DataFusion: a ring that nobody would find
+            failure, made.failure = made.failure, None
             if failure is not None:
                 return failure
         names = {name: other.table_names for name, other in extra.items()}

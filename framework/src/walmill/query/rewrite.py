@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from walmill.query import functions, gapfill
+from walmill.query import cachetables, functions, gapfill
 from walmill.query.syntax import parse, write
 
-_MAY_CALL = re.compile("|".join([*functions.NAMES, *gapfill.NAMES]), re.IGNORECASE)
+_MAY_CALL = re.compile("|".join([*functions.NAMES, *gapfill.NAMES, *cachetables.NAMES]), re.IGNORECASE)
 """A text that holds none of these names calls none of the functions, and is not parsed here."""
 
 
@@ -30,5 +30,6 @@ def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> str:
     tree = parse(sql)
     if tree is None:
         return sql
+    tree = [cachetables.resolve(one) for one in tree]
     filled = [gapfill.fill(one, aggregates) for one in tree]
     return write([functions.expand(one) for one in filled])

@@ -63,7 +63,8 @@ def encode_catalog(catalog: Catalog) -> Iterator[bytes]:
 def _keyed(definitions: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Definitions with what names them: an id or a name."""
     for one in definitions:
-        yield (one["trigger"]["id"] if "trigger" in one else one.get("id", one.get("name"))), one
+        inner = one.get("trigger") or one.get("cache")
+        yield (inner["id"] if inner is not None else one.get("id", one.get("name"))), one
 
 
 def encode_cursors(cursors: Mapping[int, Cursor]) -> Iterator[bytes]:

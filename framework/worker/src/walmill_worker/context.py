@@ -216,6 +216,26 @@ class WorkerContext(_Base):
 
         return pa.RecordBatchReader.from_batches(pa.ipc.read_schema(pa.py_buffer(schema)), batches())
 
+    def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return _table(_of(self._run).ask("cached", _cached("last", table, (), cache, keys, database)))
+
+    def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return _table(_of(self._run).ask("cached", _cached("distinct", table, columns, cache, keys, database)))
+
     def write_now(
         self,
         data: WriteData,
@@ -251,6 +271,27 @@ class WorkerAsyncContext(_Base):
             if not self._run.ended:
                 self._run.engine.ask("close", {"stream": number})
 
+    async def last_values(
+        self,
+        table: str,
+        *,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        return _table(await _of(self._run).ask_async("cached", _cached("last", table, (), cache, keys, database)))
+
+    async def distinct_values(
+        self,
+        table: str,
+        *columns: str,
+        cache: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        database: str | None = None,
+    ) -> pa.Table:
+        asked = _cached("distinct", table, columns, cache, keys, database)
+        return _table(await _of(self._run).ask_async("cached", asked))
+
     async def write_now(
         self,
         data: WriteData,
@@ -280,6 +321,25 @@ def _closing(descriptors: Sequence[int], act: Callable[[], Any]) -> Any:
 
 def _table(stream: Any) -> pa.Table:
     return pa.ipc.open_stream(stream if isinstance(stream, pa.Buffer) else pa.py_buffer(stream)).read_all()
+
+
+def _cached(
+    kind: str,
+    table: str,
+    columns: Sequence[str],
+    cache: str | None,
+    keys: Mapping[str, Any] | None,
+    database: str | None,
+) -> dict[str, Any]:
+    """What is asked of a cache of values."""
+    return {
+        "kind": kind,
+        "table": table,
+        "columns": list(columns),
+        "cache": cache,
+        "keys": None if keys is None else pack_given(dict(keys)),
+        "database": database,
+    }
 
 
 def _asked(sql: str, params: Mapping[str, Any] | None, database: str | None) -> dict[str, Any]:
