@@ -1,4 +1,4 @@
-"""`influxdb`, the client of InfluxDB 1, as it comes from the registry: writes."""
+"""`influxdb`, the client of InfluxDB 1, as it comes from the registry: writes and queries."""
 
 from __future__ import annotations
 
@@ -89,6 +89,32 @@ def test_ping(server: Any) -> None:
         assert client.ping()
 
 
-def test_other_queries_get_a_sentence(server: Any) -> None:
-    with _client(server, "py1_query") as client, pytest.raises(InfluxDBClientError, match="runs only CREATE DATABASE"):
-        client.query("SELECT * FROM cpu")
+def test_queries(server: Any) -> None:
+    with _client(server, "py1_query") as client:
+        client.write_points(POINTS, time_precision="n")
+        found = client.query("SELECT v FROM cpu GROUP BY host", epoch="ns")
+        values = sorted((tags["host"], next(iter(rows))["v"]) for (_, tags), rows in found.items())
+        assert values == [("a b", 1.5), ("x", 2.0)]
+        assert list(client.query("SELECT mean(v) FROM cpu").get_points()) == [
+            {"time": "1970-01-01T00:00:00Z", "mean": 1.75}
+        ]
+        bound = client.query("SELECT v FROM cpu WHERE host = $host", bind_params={"host": "a b"}, epoch="ns")
+        assert list(bound.get_points()) == [{"time": 1, "v": 1.5}]
+        both = client.query("SELECT v FROM cpu LIMIT 1; SHOW MEASUREMENTS")
+        assert [len(list(one.get_points())) for one in both] == [1, 1]
+        chunks = client.query("SELECT v FROM cpu", chunked=True, chunk_size=1)
+        assert sum(len(list(one.get_points())) for one in chunks) == 2
+        assert {"name": "py1_query"} in client.get_list_database()
+        assert client.get_list_measurements() == [{"name": "cpu"}]
+        assert client.get_list_retention_policies("py1_query")[0]["name"] == "autogen"
+        with pytest.raises(InfluxDBClientError, match="database not found: nothing"):
+            client.query("SELECT v FROM cpu", database="nothing")
+
+
+def test_what_is_no_query_gets_a_sentence(server: Any) -> None:
+    with (
+        _client(server, "py1_query") as client,
+        pytest.raises(InfluxDBClientError, match="error parsing query") as error,
+    ):
+        client.query("DROP SERIES FROM cpu")
+    assert error.value.code == 400

@@ -655,11 +655,13 @@ class Engine(Caches):
         now = self.options.clock.now_ns()
         if dry_run:
             return count_rows(self._keeper, self._queries, self.view(), database, table, where, now=now)
-        number = self.view().catalog.table(database, table).id
         try:
             return delete_rows(self._keeper, self._queries, database, table, where, now=now)
         finally:
-            self._values.forget(number)
+            catalog = self.view().catalog
+            of = catalog.find_table(catalog.find_database(database), table)
+            if of is not None:
+                self._values.forget(of.id)
 
     # ---- definitions
 

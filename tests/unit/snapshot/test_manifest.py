@@ -18,6 +18,7 @@ from walmill.model.catalog import Catalog, Token, create_database, put_token
 from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
+from walmill.model.valuecache import ValueCache
 from walmill.snapshot.manifest import Contents, Manifest, load, read_files, write_manifest
 from walmill.snapshot.names import Attempt, manifest_number, manifest_path
 from walmill.snapshot.parts import PART_BYTES, StateMemo, encode_spaces
@@ -115,6 +116,21 @@ def a_definition(draw, catalog, op):
                 grants=("x", "y"),
             )
             return {"op": op, "trigger": made.to_json()}
+        case "put_cache":
+            if table is None:
+                return None
+            cache = ValueCache(
+                id=catalog.next_id,
+                table_id=table,
+                kind=draw(st.sampled_from(["last", "distinct"])),
+                name=name,
+                columns=tuple(draw(st.lists(NAMES, max_size=2))),
+                values=draw(st.none() | st.just(("f", "time"))),
+                ttl=draw(st.none() | st.integers(1, 2**62)),
+            )
+            return {"op": op, "cache": cache.to_json()}
+        case "drop_cache":
+            return {"op": op, "id": draw(st.sampled_from(sorted(catalog.caches)))} if catalog.caches else None
     raise AssertionError(f"a manifest is not tested with the definition {op!r}: add it here and to definitions_of")
 
 

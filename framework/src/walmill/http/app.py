@@ -20,12 +20,12 @@ from walmill.http.auth import Auth, AuthLayer
 from walmill.http.backup import BackupEndpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
+from walmill.http.influxql import InfluxqlEndpoint
 from walmill.http.problems import Boundary, answer_to
 from walmill.http.query import QueryEndpoint
 from walmill.http.query import routes as query_routes
 from walmill.http.requests import PATH_PARAMETER, PREFIX, RequestTriggers
 from walmill.http.site import BODY_LIMIT, Site, json_bytes
-from walmill.http.statements import StatementEndpoint
 from walmill.http.write import WriteEndpoint
 
 
@@ -97,7 +97,7 @@ def build(
         Route("/write", WriteEndpoint(site, V1), methods=["POST"], name="write_v1"),
         Route("/api/v3/write_rows", ColumnsEndpoint(site, JSON), methods=["POST"], name="write_rows"),
         Route("/api/v3/write_arrow", ColumnsEndpoint(site, ARROW), methods=["POST"], name="write_arrow"),
-        Route("/query", StatementEndpoint(site), methods=["GET", "POST"], name="query_v1"),
+        Route("/query", InfluxqlEndpoint(site), methods=["GET", "POST"], name="query_v1"),
         Route("/api/v3/query_sql", query, methods=["GET", "POST"], name="query_sql"),
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
         Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
