@@ -85,20 +85,27 @@ class Client(Connection):
 
     @contextmanager
     def query(
-        self, database: str, sql: str, *, output_format: str = "json", params: Mapping[str, Any] | None = None
+        self,
+        database: str,
+        sql: str,
+        *,
+        output_format: str = "json",
+        params: Mapping[str, Any] | None = None,
+        language: str = "sql",
     ) -> Iterator[httpx2.Response]:
-        """Runs SQL; the answer streams, see `pieces`.
+        """Runs a statement; the answer streams, see `pieces`.
 
         Args:
             database: Name of the database.
             sql: One statement.
             output_format: json, jsonl or arrow.
             params: Values for `$name`.
+            language: sql or influxql.
         """
         body: dict[str, Any] = {"db": database, "q": sql, "format": output_format}
         if params:
             body["params"] = dict(params)
-        with self.stream("POST", "/api/v3/query_sql", body=body) as response:
+        with self.stream("POST", f"/api/v3/query_{language}", body=body) as response:
             yield response
 
     def queries(self) -> list[dict[str, Any]]:

@@ -51,6 +51,14 @@ _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".parquet": "par
     metavar="NAME=VALUE",
     help="A value for $NAME: a number, true, false, null, or text; '\"123\"' is text. May be repeated.",
 )
+@click.option(
+    "-l",
+    "--language",
+    type=click.Choice(("sql", "influxql")),
+    default="sql",
+    show_default=True,
+    help="What the statement is written in.",
+)
 @click.argument("sql", required=False)
 @server_options
 def query(
@@ -62,9 +70,10 @@ def query(
     output: Path | None,
     file: Path | None,
     params: tuple[str, ...],
+    language: str,
     sql: str | None,
 ) -> None:
-    """Run SQL that reads: the argument, a file, or standard input."""
+    """Run SQL or InfluxQL that reads: the argument, a file, or standard input."""
     if cancel is not None:
         if sql is not None or file is not None:
             raise click.UsageError("--cancel stops a query; leave SQL out")
@@ -79,7 +88,7 @@ def query(
     if chosen in BINARY and output is None and sys.stdout.isatty():
         raise click.UsageError(f"{chosen} is not for a terminal; add -o FILE, or pipe it somewhere")
     asked = chosen if chosen in ("json", "jsonl") else "arrow"
-    with client.query(database, text, output_format=asked, params=values) as response:
+    with client.query(database, text, output_format=asked, params=values, language=language) as response:
         body = client.pieces(response)
         with _target(output) as target:
             if chosen in ("json", "jsonl", "arrow"):

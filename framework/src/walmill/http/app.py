@@ -22,7 +22,7 @@ from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
 from walmill.http.influxql import InfluxqlEndpoint
 from walmill.http.problems import Boundary, answer_to
-from walmill.http.query import QueryEndpoint
+from walmill.http.query import InfluxqlRowsEndpoint, QueryEndpoint
 from walmill.http.query import routes as query_routes
 from walmill.http.requests import PATH_PARAMETER, PREFIX, RequestTriggers
 from walmill.http.site import BODY_LIMIT, Site, json_bytes
@@ -90,7 +90,6 @@ def build(
         async with site.running():
             yield
 
-    query = QueryEndpoint(site)
     routes = [
         Route("/api/v3/write_lp", WriteEndpoint(site), methods=["POST"], name="write_lp"),
         Route("/api/v2/write", WriteEndpoint(site, V2), methods=["POST"], name="write_v2"),
@@ -98,7 +97,8 @@ def build(
         Route("/api/v3/write_rows", ColumnsEndpoint(site, JSON), methods=["POST"], name="write_rows"),
         Route("/api/v3/write_arrow", ColumnsEndpoint(site, ARROW), methods=["POST"], name="write_arrow"),
         Route("/query", InfluxqlEndpoint(site), methods=["GET", "POST"], name="query_v1"),
-        Route("/api/v3/query_sql", query, methods=["GET", "POST"], name="query_sql"),
+        Route("/api/v3/query_sql", QueryEndpoint(site), methods=["GET", "POST"], name="query_sql"),
+        Route("/api/v3/query_influxql", InfluxqlRowsEndpoint(site), methods=["GET", "POST"], name="query_influxql"),
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
         Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
         *triggers.routes(site, defaults or {}),

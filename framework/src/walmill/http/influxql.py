@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import anyio.to_thread
-import pyarrow as pa
 from starlette.types import Receive, Scope, Send
 
+from walmill.asking import asker_of
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, WalmillError
 from walmill.http.auth import IDENTITY
 from walmill.http.body import header, read_body, text_headers
 from walmill.http.fields import parse_object
 from walmill.http.parameters import flag, query_pairs
+from walmill.http.query import in_threads
 from walmill.http.site import Site, json_bytes
 from walmill.http.statements import is_create, parse_create_database
 from walmill.http.streams import send_pieces, watching
-from walmill.influxql.answer import DIVISORS, Asker
+from walmill.influxql.answer import DIVISORS
+from walmill.influxql.parameters import bind
 from walmill.influxql.parse import Select, Show, parse
 
 CHUNK = 10_000
-_PLACEHOLDER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class InfluxqlEndpoint:
@@ -57,7 +56,7 @@ class InfluxqlEndpoint:
         size = str(asked.get("chunk_size") or CHUNK)
         if not size.isdigit() or int(size) < 1:
             raise InvalidRequest(f"chunk_size={size[:40]!r} must be a whole number of rows")
-        statements = parse(_bound(text, asked.get("params")))
+        statements = parse(bind(text, _object(asked.get("params"))))
         identity = scope.get(IDENTITY)
         origin = "" if identity is None else identity.name
         database = asked.get("db") or None
@@ -73,7 +72,7 @@ class InfluxqlEndpoint:
                 one.cancel()
 
         async with watching(receive, stop) as watcher:
-            pieces = _pieces(answer(), self._site)
+            pieces = in_threads(answer(), self._site)
             headers = text_headers([("content-type", "application/json")])
             await send_pieces(send, 200, headers, pieces, watcher)
 
@@ -82,14 +81,6 @@ class InfluxqlEndpoint:
         if name not in engine.view().catalog.names:
             with contextlib.suppress(Conflict):  # another one was faster
                 await self._site.call(engine.create_database, name)
-
-
-async def _pieces(made: Iterator[bytes], site: Site) -> AsyncIterator[bytes]:
-    def following() -> bytes | None:
-        return next(made, None)
-
-    while (piece := await anyio.to_thread.run_sync(following, limiter=site.queries)) is not None:
-        yield piece
 
 
 def _answered(
@@ -102,18 +93,7 @@ def _answered(
     stopping: list[Any],
 ) -> Iterator[bytes]:
     """The answer: one object, or with `chunk` one for so many rows each."""
-    view = engine.view()
-
-    def ask(name: str, sql: str) -> pa.Table:
-        query = engine.ask(name, sql, kind="influxql", origin=origin)
-        stopping.append(query)
-        try:
-            with engine.stream(sql, database=name, asked=query) as stream:
-                return stream.read_all()
-        finally:
-            stopping.remove(query)
-
-    asker = Asker(catalog=view.catalog, ask=ask, database=database, now=engine.options.clock.now_ns(), epoch=epoch)
+    asker = asker_of(engine, database, origin=origin, stopping=stopping, epoch=epoch)
     results: list[dict[str, Any]] = []
     for number, statement in enumerate(statements):
         result: dict[str, Any] = {"statement_id": number}
@@ -156,26 +136,10 @@ def _chunks(series: Iterator[dict[str, Any]], number: int, chunk: int) -> Iterat
         yield {"results": [{"statement_id": number, "series": [before]}]}
 
 
-def _bound(text: str, params: Any) -> str:
-    """A statement with its `$name` parameters in their places, as literals of InfluxQL."""
+def _object(params: Any) -> dict[str, Any]:
     if params in (None, ""):
-        return text
-    given = params if isinstance(params, dict) else parse_object(str(params).encode("utf-8", "surrogatepass"))
-
-    def literal(match: re.Match[str]) -> str:
-        if match[1] not in given:
-            raise InvalidRequest(f"missing parameter: {match[1]}")
-        value = given[match[1]]
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if isinstance(value, int | float):
-            return repr(value)
-        if isinstance(value, str):
-            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        raise InvalidRequest(f"the parameter {match[1]} is {value!r:.60}; give a number, a text, true or false")
-
-    parts = re.split(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", text)
-    return "".join(part if place % 2 else _PLACEHOLDER.sub(literal, part) for place, part in enumerate(parts))
+        return {}
+    return params if isinstance(params, dict) else parse_object(str(params).encode("utf-8", "surrogatepass"))
 
 
 async def _send(send: Send, pieces: list[bytes], *, head: bool) -> None:

@@ -1,15 +1,17 @@
-"""`GET` and `POST /api/v3/query_sql`: SQL that reads, in the format that the client asks for, batch by batch."""
+"""`/api/v3/query_sql` and `query_influxql`: statements that read, in the format that the client asks for, batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
 import anyio.to_thread
+import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
+from walmill.asking import ask_rows
 from walmill.http.auth import IDENTITY
 from walmill.http.body import ClientGone, header, text_headers
 from walmill.http.fields import read_fields, required
@@ -17,7 +19,7 @@ from walmill.http.problems import send_bytes
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
 from walmill.http.streams import send_pieces, watching
-from walmill.query.desk import shown
+from walmill.query.desk import Asked, shown
 from walmill.query.engine import ResultStream
 from walmill.query.errors import QueryStopped
 from walmill.query.formats import choose
@@ -64,7 +66,7 @@ class QueryEndpoint:
                 if scope["method"] == "HEAD":
                     await send_bytes(send, 200, b"", dict(headers), head=True)
                     return
-                pieces = self._pieces(form.encode(stream))
+                pieces = in_threads(form.encode(stream), site)
                 await send_pieces(send, 200, text_headers(headers), pieces, watcher)
             except QueryStopped:
                 if not watcher.done():
@@ -72,14 +74,58 @@ class QueryEndpoint:
             finally:
                 stream.close()
 
-    async def _pieces(self, encoded: Iterator[bytes]) -> AsyncIterator[bytes]:
-        """The pieces, each made in a thread."""
 
-        def following() -> bytes | None:
-            return next(encoded, None)
+class InfluxqlRowsEndpoint:
+    """`/api/v3/query_influxql`: one statement of InfluxQL, answered as rows in the formats of SQL's.
 
-        while (piece := await anyio.to_thread.run_sync(following, limiter=self._site.queries)) is not None:
-            yield piece
+    Args:
+        site: The engine.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        site = self._site
+        asked = await read_fields(scope, receive, site.body_limit, MEMBERS)
+        required(asked, "q")
+        form = choose(asked.get("format"), header(scope, b"accept"))
+        identity = scope.get(IDENTITY)
+        stopping: list[Asked] = []
+
+        def ask() -> pa.Table:
+            origin = "" if identity is None else identity.name
+            return ask_rows(
+                site.engine, asked.get("db"), asked["q"], asked.get("params"), origin=origin, stopping=stopping
+            )
+
+        def stop() -> None:
+            for one in list(stopping):
+                one.cancel()
+
+        async with watching(receive, stop) as watcher:
+            try:
+                table = await anyio.to_thread.run_sync(ask, limiter=site.queries)
+            except QueryStopped:
+                if watcher.done():
+                    raise ClientGone from None
+                raise
+            headers = text_headers([("content-type", form.content_type)])
+            if scope["method"] == "HEAD":
+                await send_bytes(send, 200, b"", {"content-type": form.content_type}, head=True)
+                return
+            await send_pieces(send, 200, headers, in_threads(form.encode(table.to_reader()), site), watcher)
+
+
+async def in_threads(encoded: Iterator[bytes], site: Site) -> AsyncIterator[bytes]:
+    """The pieces of an answer, each made in a thread."""
+
+    def following() -> bytes | None:
+        return next(encoded, None)
+
+    while (piece := await anyio.to_thread.run_sync(following, limiter=site.queries)) is not None:
+        yield piece
 
 
 def routes(site: Site) -> list[BaseRoute]:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from walmill.auth.rules import Identity, authorize
 from walmill.auth.tokens import Token, ensure_token_file, hash_token
 from walmill.collector import calm_collector, short_turns
 from walmill.context.local import Limits
@@ -26,6 +28,7 @@ from walmill.errors import Conflict, InvalidRequest, Unavailable
 from walmill.http.app import build
 from walmill.http.auth import Auth
 from walmill.http.declared import create_declared
+from walmill.http.door import FlightRoom, protocol_of
 from walmill.http.problems import send_json
 from walmill.http.site import Site
 from walmill.isolation.process import WorkerOptions
@@ -38,6 +41,9 @@ from walmill.settings.model import Settings
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
 from walmill.units import SECOND
+
+if TYPE_CHECKING:
+    from walmill.flight.server import FlightServer
 
 START_SECONDS = 30.0
 PATIENCE_SECONDS = 0.5
@@ -98,9 +104,10 @@ class _CutOff:
             await send_json(send, 503, {"error": said}, {"retry-after": "1", "connection": "close"})
 
 
-def _server(app: ASGIApp, ready: Callable[[], None], grace: float) -> _Server:
+def _server(app: ASGIApp, ready: Callable[[], None], grace: float, room: FlightRoom | None) -> _Server:
     config = uvicorn.Config(
         _CutOff(app),
+        http="auto" if room is None else protocol_of(room),
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -110,6 +117,18 @@ def _server(app: ASGIApp, ready: Callable[[], None], grace: float) -> _Server:
         timeout_graceful_shutdown=max(1, math.ceil(grace)),
     )
     return _Server(config, ready)
+
+
+def _flight(site: Site, without_auth: bool) -> FlightServer:
+    from walmill.flight.server import FlightServer  # gRPC is loaded for those who use it
+
+    def authorized(given: str | None) -> Identity | None:
+        if without_auth:
+            return None
+        engine = site.engine
+        return authorize(given, None, engine.view().catalog.tokens.values(), engine.options.clock.now_ns())
+
+    return FlightServer(lambda: site.engine, authorized)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -381,7 +400,8 @@ def _serve(settings: Settings, bound: socket.socket, ending: _Ending) -> int:
             log.info("answering 503 until the log is replayed", url=url, at=opening.status())
         site.on_open(listening)
 
-    server = _server(app, ready, ending.left())
+    room = FlightRoom(lambda: _flight(site, settings.without_auth))
+    server = _server(app, ready, ending.left(), room)
     ending.server = server
     if ending.asked:
         opening.close()
@@ -391,6 +411,7 @@ def _serve(settings: Settings, bound: socket.socket, ending: _Ending) -> int:
     except SystemExit as error:  # uvicorn's way to say that it could not start; its log says why
         return error.code if isinstance(error.code, int) else 1
     finally:
+        room.close()
         opening.close()
     log.info("stopped", url=url)
     if ended and not isinstance(ended[0], Stopped):
@@ -425,7 +446,9 @@ def serving(
     with contextlib.closing(bind(host, port)) as bound:
         site = Site(engine, close_engine=False)
         ready = threading.Event()
-        server = _server(build(site, auth=auth, without_auth=without_auth), ready.set, 5.0)
+        # a host's rule sees HTTP requests; it cannot be asked about calls of Flight, so there are none
+        room = None if auth is not None else FlightRoom(lambda: _flight(site, without_auth))
+        server = _server(build(site, auth=auth, without_auth=without_auth), ready.set, 5.0, room)
 
         def main() -> None:
             try:
@@ -445,3 +468,5 @@ def serving(
         finally:
             server.should_exit = True
             thread.join(10.0)
+            if room is not None:
+                room.close()

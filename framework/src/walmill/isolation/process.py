@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
@@ -289,6 +290,7 @@ class ProcessExecutor:
         self._workers: set[ProcessWorker] = set()
         self._zygote: Zygote | None = None
         self._directory: Path | None = None
+        self._cleared: weakref.finalize[..., Any] | None = None
         self._numbers = itertools.count(1)
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -391,6 +393,8 @@ class ProcessExecutor:
             self._zygote = Zygote(python, path, environment(self._options.variables))
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
+            # also when the process ends while plugins are still looked at
+            self._cleared = weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
         number = next(self._numbers)
         mine, theirs = pair()
         mine.setblocking(False)
@@ -506,8 +510,8 @@ class ProcessExecutor:
             self._zygote.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._warden.stop)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        if self._cleared is not None:
+            self._cleared()
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, str]:

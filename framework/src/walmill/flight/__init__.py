@@ -1,0 +1,1 @@
+"""Arrow Flight: what InfluxDB 3's clients query by."""
