@@ -179,6 +179,8 @@ def test_queries_are_listed_and_stopped(local: Command) -> None:
     good(local("write", "-d", "five", "cpu v=1"))
     assert good(local("show", "queries")) == "No query runs.\n"
     good(local("query", "-d", "five", "SELECT 41 + 1 AS answer"))
+    shown = json.loads(good(local("query", "-l", "influxql", "-d", "five", "--format", "json", "SHOW DATABASES")))
+    assert {"iox::database": "five", "deleted": False} in shown
     shown = json.loads(good(local("show", "queries", "--all", "--format", "json")))
     assert (shown[-1]["query_text"], shown[-1]["success"]) == ("SELECT 41 + 1 AS answer", True)
     assert "no query 1000000 waits or runs" in sentence(local("query", "--cancel", "1000000"))

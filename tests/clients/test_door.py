@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,13 @@ def test_a_caller_who_says_nothing_or_nonsense_hurts_nobody(server: Any) -> None
     _flight_answers(server)
 
 
-def test_a_stop_ends_calls_that_run(own_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = tmp_path / "places"
-    places.mkdir()
+@pytest.fixture
+def places() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="w-") as made:
+        yield Path(made)
+
+
+def test_a_stop_ends_calls_that_run(own_server: Any, places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(places))
     own_server.stop()
     own_server.start()
@@ -85,6 +91,19 @@ def test_a_stop_ends_calls_that_run(own_server: Any, tmp_path: Path, monkeypatch
     assert not caller.is_alive()
     assert len(failed) == 1
     assert not list(places.iterdir())
+
+
+def test_a_long_path_to_temporary_files_is_no_obstacle(
+    own_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    own_server.stop()
+    own_server.start()
+    _flight_answers(own_server)
+    own_server.stop()
+    assert not list(long.iterdir())
 
 
 def _flight_answers(server: Any) -> None:

@@ -143,6 +143,27 @@ def test_a_caller_who_leaves_stops_the_query(server: Any, database: str) -> None
     assert ended["cancelled"]
 
 
+def test_callers_who_leave_at_any_moment_leave_nothing_behind(server: Any, database: str) -> None:
+    sql = "SELECT value, repeat('x', 100) AS s FROM generate_series(1, 100000)"
+    ticket = flight.Ticket(f'{{"database": "{database}", "sql_query": "{sql}"}}'.encode())
+    for number in range(60):
+        options = flight.FlightCallOptions(timeout=0.001 + number / 1500, headers=_headers(server))
+        with flight.connect(f"grpc://127.0.0.1:{server.port}") as client:
+            try:
+                reader = client.do_get(ticket, options)
+                if number % 3 == 0:
+                    reader.read_chunk()
+                    reader.cancel()
+                elif number % 3 == 1:
+                    reader.read_all()
+            except (flight.FlightError, StopIteration):
+                pass
+    until = time.monotonic() + 20
+    while any(one["running"] for one in _queries(server)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_large_answers_come_whole_beside_http(server: Any) -> None:
     sql = "SELECT value, repeat('x', 100) AS s FROM generate_series(1, 400000)"
     found: list[int] = []

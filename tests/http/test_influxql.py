@@ -233,3 +233,58 @@ def test_nothing_after_a_failure(client: TestClient) -> None:
 )
 def test_keywords_in_any_case(text: str) -> None:
     assert len(parse(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("q", "rows"),
+    [
+        (
+            "SELECT mean(usage) FROM cpu GROUP BY host",
+            [
+                {"iox::measurement": "cpu", "time": "1970-01-01T00:00:00", "host": "a", "mean": 3.75},
+                {"iox::measurement": "cpu", "time": "1970-01-01T00:00:00", "host": "b", "mean": 15.0},
+            ],
+        ),
+        (
+            "SELECT n, free FROM cpu, mem WHERE time >= 30s",
+            [
+                {"iox::measurement": "cpu", "time": "1970-01-01T00:00:30", "n": 3},
+                {"iox::measurement": "mem", "time": "1970-01-01T00:00:30", "free": 5},
+            ],
+        ),
+        ("SELECT usage FROM nothing", []),
+        ("SHOW MEASUREMENTS LIMIT 1", [{"iox::measurement": "measurements", "name": "cpu"}]),
+        ("SHOW TAG KEYS FROM mem", [{"iox::measurement": "mem", "tagKey": "host"}]),
+        ("SHOW RETENTION POLICIES", [{"iox::database": "d", "name": "autogen"}]),
+    ],
+)
+def test_one_statement_as_rows(client: TestClient, q: str, rows: list[dict[str, Any]]) -> None:
+    answer = client.post("/api/v3/query_influxql", json={"db": "d", "q": q, "format": "json"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == rows
+    assert client.get("/api/v3/query_influxql", params={"db": "d", "q": q, "format": "csv"}).status_code == 200
+
+
+def test_rows_of_all_databases_and_of_named_ones(client: TestClient) -> None:
+    answer = client.get("/api/v3/query_influxql", params={"q": "SHOW DATABASES", "format": "json"})
+    assert {"iox::database": "d", "deleted": False} in answer.json()
+    text = 'SELECT usage FROM "d"."week"."cpu" WHERE usage = $usage'
+    body = {"q": text, "db": "d", "params": {"usage": 7}, "format": "csv"}
+    assert client.post("/api/v3/query_influxql", json=body).text.splitlines()[0] == "iox::measurement,time,usage"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"db": "d", "q": "SHOW DATABASES; SHOW DATABASES"}, 400, "one at a time"),
+        ({"db": "d", "q": "SELEC"}, 400, "error parsing query"),
+        ({"db": "e", "q": "SELECT usage FROM cpu"}, 404, "database not found: e"),
+        ({"q": "SELECT usage FROM cpu"}, 400, "database name required"),
+        ({"db": "d"}, 400, "q"),
+        ({"db": "d", "q": "SELECT usage FROM cpu WHERE usage > $x", "params": {"y": 1}}, 400, "missing parameter: x"),
+        ({"db": "d", "q": "SHOW DATABASES", "format": "xml"}, 400, "unknown format"),
+    ],
+)
+def test_rows_that_cannot_be_had(client: TestClient, body: dict[str, Any], status: int, said: str) -> None:
+    answer = client.post("/api/v3/query_influxql", json=body)
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text

@@ -421,6 +421,26 @@ class Engine(Caches):
         """
         return self._desk.ask(database, text, kind=kind, origin=origin)
 
+    def schema_of(self, sql: str, params: Mapping[str, Any] | None = None, *, database: str) -> pa.Schema:
+        """The columns that a query would give; it is planned and not run.
+
+        Args:
+            sql: One statement that reads.
+            params: Values of its `$name` placeholders.
+            database: Name of the database.
+
+        Raises:
+            WalmillError: As `query` does.
+        """
+        view = self.view()
+        return self._queries.schema(
+            self._tables_of(view, database),
+            sql,
+            params,
+            timeout=self.options.query_timeout,
+            extra=self._extra(view, database, sql),
+        )
+
     def queries(self) -> list[Asked]:
         """The queries that wait or run, and the last thousand that have ended, oldest first."""
         return self._desk.all()

@@ -15,7 +15,7 @@ from walmill.errors import InvalidRequest
 KINDS = ("sql", "influxql")
 DATABASE_HEADERS = ("database", "bucket", "bucket-name", "iox-namespace-name")
 """Headers that name the database of a ticket without one; InfluxDB's."""
-_FORM = 'a ticket is JSON: {"database": "NAME", "sql_query": "SELECT …", "query_type": "sql"}'
+FORM = 'a ticket is JSON: {"database": "NAME", "sql_query": "SELECT …", "query_type": "sql"}'
 
 
 @frozen
@@ -48,9 +48,9 @@ def parse_ticket(data: bytes, named: str | None = None) -> Ticket:
     try:
         given = json.loads(data)
     except ValueError:
-        raise InvalidRequest(f"the ticket of {len(data)} bytes is no JSON; {_FORM}") from None
+        raise InvalidRequest(f"the ticket of {len(data)} bytes is no JSON; {FORM}") from None
     if not isinstance(given, dict):
-        raise InvalidRequest(f"the ticket is {data[:40]!r}; {_FORM}")
+        raise InvalidRequest(f"the ticket is {data[:40]!r}; {FORM}")
     database = _text("database", given.get("database") or named)
     text = _text("sql_query", given.get("sql_query"))
     kind = given.get("query_type") or "sql"
@@ -64,5 +64,11 @@ def parse_ticket(data: bytes, named: str | None = None) -> Ticket:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidRequest(f"the ticket has no {name}; {_FORM}")
+        raise InvalidRequest(f"the ticket has no {name}; {FORM}")
     return value
+
+
+def to_bytes(ticket: Ticket) -> bytes:
+    """A ticket as `parse_ticket` reads it."""
+    given = {"database": ticket.database, "sql_query": ticket.text, "query_type": ticket.kind, "params": ticket.params}
+    return json.dumps(given).encode()

@@ -260,6 +260,34 @@ class QueryEngine:
         )
         return ResultStream(running)
 
+    def schema(
+        self,
+        tables: Mapping[str, TableSource],
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        extra: Extra | None = None,
+    ) -> pa.Schema:
+        """The columns of a query, which is planned and not run.
+
+        Args:
+            tables: As in `query`.
+            sql: As in `query`.
+            params: As in `query`.
+            timeout: As in `query`.
+            extra: As in `query`.
+
+        Raises:
+            WalmillError: As `query` does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        plan = self._plan(tables, sql, params, extra, deadline, timeout)
+        try:
+            return plan.frame.schema()
+        finally:
+            plan.close()
+
     def close(self) -> None:
         """Stops all queries and streams that still run. A second call does nothing."""
         self._driver.close()
