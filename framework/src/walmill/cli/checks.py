@@ -298,7 +298,7 @@ def gather(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
         settings.host,
         settings.port,
         held=held,
-        answer=_answer(settings.host, settings.port),
+        answer=_answer(settings),
         bind_error=None if held else _bind_error(settings.host, settings.port),
     )
     yield check_token(settings.token_file, os.getuid())
@@ -395,18 +395,24 @@ def lock_state(directory: Path) -> tuple[bool, str | None]:
     return found is not None, found
 
 
-def _answer(host: str, port: int) -> str | None:
+def _answer(settings: Settings) -> str | None:
     """What a Walmill on that port says of itself."""
     from walmill.cli.client import Client
 
+    host, port = settings.host, settings.port
     if port == 0:
         return None
+    scheme = "http" if settings.tls_cert is None else "https"
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    with Client(f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}", timeout=3.0) as client:
-        try:
+    try:
+        with Client(
+            f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}",
+            timeout=3.0,
+            verify=False,  # whether that port is taken by a Walmill; nothing secret is sent
+        ) as client:
             said = client.ping()
-        except WalmillError:
-            return None
+    except WalmillError:
+        return None
     return f"{said.get('product_name', 'a server')} {said.get('version', '')}, instance {said.get('process_id', 'unknown')}"
 
 

@@ -14,6 +14,8 @@ from walmill.errors import InvalidRequest, WalmillError
 from walmill.settings.model import is_loopback
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 _SHOWN = 300
@@ -74,6 +76,22 @@ def check_url(host: str) -> Any:
     return parts
 
 
+def trusting(tls_ca: Path) -> ssl.SSLContext:
+    """What trusts the certificates of a PEM file, and those that they sign.
+
+    Raises:
+        InvalidRequest: If the file cannot be used.
+    """
+    import ssl
+
+    try:
+        return ssl.create_default_context(cafile=tls_ca)
+    except OSError as error:
+        raise InvalidRequest(
+            f"the certificates in {str(tls_ca)!r} cannot be used: {error.strerror or error}; --tls-ca names a PEM file"
+        ) from None
+
+
 class Connection:
     """Speaks with one server. Threads may share it.
 
@@ -82,6 +100,8 @@ class Connection:
         token: Sent as Bearer token, if there is one.
         token_hint: What to say after "the server refused the token".
         timeout: Seconds to wait for an answer, or for its next piece.
+        tls_ca: PEM file with certificates that are trusted, instead of those of this machine.
+        verify: Whether the server's certificate must be trusted.
 
     Attributes:
         url: The URL, without a slash at its end.
@@ -92,7 +112,14 @@ class Connection:
     """
 
     def __init__(
-        self, host: str, token: str | None = None, *, token_hint: str = "", timeout: float | None = 300.0
+        self,
+        host: str,
+        token: str | None = None,
+        *,
+        token_hint: str = "",
+        timeout: float | None = 300.0,
+        tls_ca: Path | None = None,
+        verify: bool = True,
     ) -> None:
         parts = check_url(host)
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
@@ -103,11 +130,16 @@ class Connection:
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self.token_hint = token_hint
         self._has_token = token is not None
+        near = is_loopback(parts.hostname or "")
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if near:  # compressing would take longer than sending
+            headers["Accept-Encoding"] = "identity"
         self._http = httpx2.Client(
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            verify=verify if tls_ca is None else trusting(tls_ca),
+            headers=headers,
             timeout=httpx2.Timeout(timeout, connect=10.0),
             # A proxy of the environment cannot reach this machine's loopback address.
-            trust_env=not is_loopback(parts.hostname or ""),
+            trust_env=not near,
         )
 
     @classmethod
@@ -227,6 +259,12 @@ class Connection:
         try:
             yield
         except httpx2.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise CannotReach(
+                    f"the certificate of {self.url} is not trusted ({_reason(error)}); name the file of who signed it with "
+                    "--tls-ca or WALMILL_TLS_CA",
+                    arrived=False,
+                ) from None
             raise CannotReach(
                 f"no server answers at {self.url} ({_reason(error)}); start one with `walmill serve`, or name another with "
                 "--host or WALMILL_HOST_URL",

@@ -21,10 +21,12 @@ DEFAULT_HOST = "http://127.0.0.1:8181"
 
 
 def server_options(command: F) -> F:
-    """Adds `--host`, `--token` and `--data-dir`; the command gets a `client` instead of them."""
+    """Adds `--host`, `--token`, `--tls-ca` and `--data-dir`; the command gets a `client` instead of them."""
 
-    def with_client(*args: Any, host: str, token: str | None, data_dir: Path | None, **kwargs: Any) -> Any:
-        with connect(host, token, data_dir) as client:
+    def with_client(
+        *args: Any, host: str, token: str | None, data_dir: Path | None, tls_ca: Path | None, **kwargs: Any
+    ) -> Any:
+        with connect(host, token, data_dir, tls_ca) as client:
             return command(*args, client=client, **kwargs)
 
     with_client.__name__, with_client.__doc__ = command.__name__, command.__doc__
@@ -34,6 +36,13 @@ def server_options(command: F) -> F:
             "--data-dir",
             type=click.Path(path_type=Path),
             help="Where the operator token of a server on this machine is; else as `walmill config show` says.",
+        ),
+        click.option(
+            "--tls-ca",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            envvar="WALMILL_TLS_CA",
+            show_envvar=True,
+            help="PEM file with certificates to trust, for a server whose certificate this machine does not know.",
         ),
         click.option("--token", envvar="WALMILL_AUTH_TOKEN", show_envvar=True, help="The token to authenticate with."),
         click.option(
@@ -76,7 +85,7 @@ def format_option(command: F) -> F:
     )(command)
 
 
-def connect(host: str, token: str | None, data_dir: Path | None) -> Client:
+def connect(host: str, token: str | None, data_dir: Path | None, tls_ca: Path | None = None) -> Client:
     """A client for a server, with the token that was given, or that of a server on this machine.
 
     Args:
@@ -84,6 +93,7 @@ def connect(host: str, token: str | None, data_dir: Path | None) -> Client:
         token: As given by flag or environment.
         data_dir: Where to look for the operator token; None looks in the data directory of the settings, and only if the
             server is on this machine: the operator's token is never sent anywhere else unasked.
+        tls_ca: PEM file with certificates to trust.
 
     Raises:
         InvalidRequest: The URL or the settings are wrong.
@@ -92,9 +102,9 @@ def connect(host: str, token: str | None, data_dir: Path | None) -> Client:
     from walmill.cli.connection import is_local
 
     if token and token.strip():
-        return Client(host, token.strip(), token_hint="check --token, or WALMILL_AUTH_TOKEN")  # noqa: S106 - a sentence
+        return Client(host, token.strip(), token_hint="check --token, or WALMILL_AUTH_TOKEN", tls_ca=tls_ca)  # noqa: S106 - a sentence
     if data_dir is None and not is_local(host):
-        return Client(host, None, token_hint="give one with --token, or set WALMILL_AUTH_TOKEN")  # noqa: S106 - a sentence
+        return Client(host, None, token_hint="give one with --token, or set WALMILL_AUTH_TOKEN", tls_ca=tls_ca)  # noqa: S106 - a sentence
     from walmill.auth.tokens import read_token_file
     from walmill.settings.load import load_settings
 
@@ -104,9 +114,10 @@ def connect(host: str, token: str | None, data_dir: Path | None) -> Client:
         found = read_token_file(place)
     except WalmillError as error:
         hint = f"{error.message}; give a token with --token or WALMILL_AUTH_TOKEN, or name the data directory with --data-dir"
-        return Client(host, None, token_hint=hint)
+        return Client(host, None, token_hint=hint, tls_ca=tls_ca)
     return Client(
         host,
         found,
         token_hint=f"it came from {str(place)!r}; name the server's data directory with --data-dir, or give --token",
+        tls_ca=tls_ca,
     )

@@ -14,6 +14,7 @@ from walmill.errors import Conflict, InvalidRequest, WalmillError
 from walmill.http.auth import IDENTITY
 from walmill.http.body import header, read_body, text_headers
 from walmill.http.fields import parse_object
+from walmill.http.packing import packed, takes_gzip
 from walmill.http.parameters import flag, query_pairs
 from walmill.http.query import in_threads
 from walmill.http.site import Site, json_bytes
@@ -72,9 +73,9 @@ class InfluxqlEndpoint:
                 one.cancel()
 
         async with watching(receive, stop) as watcher:
-            pieces = in_threads(answer(), self._site)
-            headers = text_headers([("content-type", "application/json")])
-            await send_pieces(send, 200, headers, pieces, watcher)
+            headers = text_headers([("content-type", "application/json"), ("vary", "accept-encoding")])
+            pieces = packed(answer(), headers) if takes_gzip(scope) else answer()
+            await send_pieces(send, 200, headers, in_threads(pieces, self._site), watcher)
 
     async def _create(self, text: str) -> None:
         engine, name = self._site.engine, parse_create_database(text)

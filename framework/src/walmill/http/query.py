@@ -15,14 +15,16 @@ from walmill.asking import ask_rows
 from walmill.http.auth import IDENTITY
 from walmill.http.body import ClientGone, header, text_headers
 from walmill.http.fields import read_fields, required
+from walmill.http.packing import packed, takes_gzip
 from walmill.http.problems import send_bytes
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
 from walmill.http.streams import send_pieces, watching
 from walmill.query.desk import Asked, shown
+from walmill.query.encode import Rows
 from walmill.query.engine import ResultStream
 from walmill.query.errors import QueryStopped
-from walmill.query.formats import choose
+from walmill.query.formats import Format, choose
 
 QUERY_ID = "walmill-query-id"
 """The header with the number of a query, by which it can be cancelled."""
@@ -61,13 +63,13 @@ class QueryEndpoint:
                 if watcher.done():
                     raise ClientGone from None
                 raise
-            headers = [("content-type", form.content_type), (QUERY_ID, str(query.id))]
+            said = {"content-type": form.content_type, QUERY_ID: str(query.id)}
             try:
                 if scope["method"] == "HEAD":
-                    await send_bytes(send, 200, b"", dict(headers), head=True)
+                    await send_bytes(send, 200, b"", said, head=True)
                     return
-                pieces = in_threads(form.encode(stream), site)
-                await send_pieces(send, 200, text_headers(headers), pieces, watcher)
+                headers, pieces = answered(scope, form, stream, said)
+                await send_pieces(send, 200, headers, in_threads(pieces, site), watcher)
             except QueryStopped:
                 if not watcher.done():
                     raise
@@ -111,11 +113,23 @@ class InfluxqlRowsEndpoint:
                 if watcher.done():
                     raise ClientGone from None
                 raise
-            headers = text_headers([("content-type", form.content_type)])
+            said = {"content-type": form.content_type}
             if scope["method"] == "HEAD":
-                await send_bytes(send, 200, b"", {"content-type": form.content_type}, head=True)
+                await send_bytes(send, 200, b"", said, head=True)
                 return
-            await send_pieces(send, 200, headers, in_threads(form.encode(table.to_reader()), site), watcher)
+            headers, pieces = answered(scope, form, table.to_reader(), said)
+            await send_pieces(send, 200, headers, in_threads(pieces, site), watcher)
+
+
+def answered(
+    scope: Scope, form: Format, rows: Rows, said: dict[str, str]
+) -> tuple[list[tuple[bytes, bytes]], Iterator[bytes]]:
+    """Headers and body of an answer with rows, compressed for a caller who takes it."""
+    headers = text_headers([*said.items(), ("vary", "accept-encoding")])
+    pieces = form.encode(rows)
+    if form.name != "parquet" and takes_gzip(scope):  # Parquet is compressed
+        pieces = packed(pieces, headers)
+    return headers, pieces
 
 
 async def in_threads(encoded: Iterator[bytes], site: Site) -> AsyncIterator[bytes]:

@@ -31,6 +31,7 @@ from walmill.http.declared import create_declared
 from walmill.http.door import FlightRoom, protocol_of
 from walmill.http.problems import send_json
 from walmill.http.site import Site
+from walmill.http.tls import Certificates
 from walmill.isolation.process import WorkerOptions
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
@@ -104,7 +105,13 @@ class _CutOff:
             await send_json(send, 503, {"error": said}, {"retry-after": "1", "connection": "close"})
 
 
-def _server(app: ASGIApp, ready: Callable[[], None], grace: float, room: FlightRoom | None) -> _Server:
+def _server(
+    app: ASGIApp,
+    ready: Callable[[], None],
+    grace: float,
+    room: FlightRoom | None,
+    certificates: Certificates | None = None,
+) -> _Server:
     config = uvicorn.Config(
         _CutOff(app),
         http="auto" if room is None else protocol_of(room),
@@ -116,6 +123,9 @@ def _server(app: ASGIApp, ready: Callable[[], None], grace: float, room: FlightR
         ws="none",
         timeout_graceful_shutdown=max(1, math.ceil(grace)),
     )
+    if certificates is not None:
+        config.load()  # which knows files only, and reads them once
+        config.ssl = certificates.context
     return _Server(config, ready)
 
 
@@ -155,10 +165,10 @@ def bind(host: str, port: int) -> socket.socket:
     return made
 
 
-def url_of(bound: socket.socket) -> str:
+def url_of(bound: socket.socket, scheme: str = "http") -> str:
     """The URL of a bound socket."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def options_of(settings: Settings) -> EngineOptions:
@@ -293,10 +303,11 @@ def run(settings: Settings) -> int:
     ending = _Ending(settings.shutdown_timeout / SECOND)
     before = {number: signal.signal(number, ending) for number in SIGNALS}
     try:
+        certificates = None if settings.tls_cert is None else Certificates(settings.tls_cert, settings.tls_key)
         with contextlib.closing(bind(settings.host, settings.port)) as bound:
             calm_collector()
             short_turns()
-            return _serve(settings, bound, ending)
+            return _serve(settings, bound, ending, certificates)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -365,8 +376,8 @@ class _Opening:
         self.engine.set_result(engine)
 
 
-def _serve(settings: Settings, bound: socket.socket, ending: _Ending) -> int:
-    url = url_of(bound)
+def _serve(settings: Settings, bound: socket.socket, ending: _Ending, certificates: Certificates | None) -> int:
+    url = url_of(bound, "http" if certificates is None else "https")
     ended: list[Exception] = []
 
     def end(error: Exception) -> None:
@@ -401,7 +412,7 @@ def _serve(settings: Settings, bound: socket.socket, ending: _Ending) -> int:
         site.on_open(listening)
 
     room = FlightRoom(lambda: _flight(site, settings.without_auth))
-    server = _server(app, ready, ending.left(), room)
+    server = _server(app, ready, ending.left(), room, certificates)
     ending.server = server
     if ending.asked:
         opening.close()

@@ -140,6 +140,15 @@ class Settings:
     http_bind: str = _setting(
         "address", "127.0.0.1:8181", "Address and port on which HTTP is served; port 0 takes a free one."
     )
+    tls_cert: Path | None = _setting(
+        "path",
+        None,
+        "PEM file with the certificate, and its signers' behind it: HTTPS, and Flight with TLS. Read again when it changes.",
+        optional=True,
+    )
+    tls_key: Path | None = _setting(
+        "path", None, "PEM file with the certificate's private key; in the file of tls_cert if none.", optional=True
+    )
     without_auth: bool = _setting(
         "bool", False, "Serve everyone without a token; only on a loopback address.", negative="--with-auth"
     )
@@ -443,6 +452,11 @@ class Settings:
             return [
                 f"the log is to be in {self.wal} (wal, {self.source('wal')}), and the files on this machine: name a bucket for "
                 "them as well, with --object-store; the two may be the same"
+            ]
+        if self.tls_key is not None and self.tls_cert is None:
+            return [
+                f"tls_key ({self.source('tls_key')}) is given without a certificate; name its file with --tls-cert, or leave the "
+                "key away to serve without TLS"
             ]
         return []
 
