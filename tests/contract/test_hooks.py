@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from walmill.engine import Engine
 from walmill.http.app import create_app
-from walmill_hookspecs import Line, SnapshotRecord, hookimpl, setting, settings, specs
+from walmill_hookspecs import Line, SnapshotRecord, SqlFunction, hookimpl, setting, settings, specs
 from walmill_hookspecs._markers import PROJECT
 
 Wait = Callable[[Callable[[], object]], None]
@@ -264,6 +266,29 @@ def test_hook_register_executors() -> None:
         assert list(engine.executors) == list(BUILT_IN)
         for name in BUILT_IN:
             assert "register_executors" in engine.registry.inspect(f"walmill.builtin.executor.{name}").hooks
+
+
+class Doubles:
+    @hookimpl
+    def register_functions(self) -> list[SqlFunction]:
+        kind = pa.int64()
+        return [SqlFunction(name="double", function=lambda a: pc.add(a, a), arguments=[kind], returns=kind)]
+
+
+def test_hook_register_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named brings functions; see test_sql_functions.py for what they may be."""
+    from walmill.plugins.registry import Registry
+
+    make = Registry.__init__
+
+    def with_one(self: Registry, **kwargs: Any) -> None:
+        make(self, **kwargs)
+        self.register(Doubles, name="doubles")
+
+    monkeypatch.setattr(Registry, "__init__", with_one)
+    with Engine.open(discover_plugins=False, function_plugins=("doubles",)) as engine:
+        engine.write("cpu v=3i 1", database="d")
+        assert engine.query("SELECT double(v) AS v FROM cpu", database="d").to_pylist() == [{"v": 6}]
 
 
 class Wrapped:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve
 
-from walmill import system
+from walmill import sqlfunctions, system
 from walmill.auth.tokens import write_token_file
 from walmill.backfill import Backfiller
 from walmill.backup.copy import Told, quiet
@@ -180,6 +180,9 @@ class Engine(Caches):
             )
         self._queries = QueryEngine(
             memory_limit=options.query_memory, most_rows=options.query_rows, most_files=options.query_files
+        )
+        self._queries.add_functions(
+            sqlfunctions.gather(self.registry, options.function_plugins, self._queries.functions)
         )
         self._desk = Desk(options.query_concurrency, options.query_queue, options.clock.now_ns)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="walmill-pool")

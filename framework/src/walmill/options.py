@@ -43,6 +43,7 @@ class EngineOptions:
             where the machine can do that.
         workers: How worker processes are kept.
         executor_plugins: Plugins that bring further executors; they run in this process.
+        function_plugins: Plugins that bring functions to SQL; they run in this process.
         disabled_plugins: Plugins that are not to be used.
         allowed_plugins: The only plugins that may be used; None allows all that are installed.
         strict_plugins: Whether a broken plugin keeps the engine from starting.
@@ -83,6 +84,7 @@ class EngineOptions:
     plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     executor: str | None = None
     executor_plugins: Sequence[str] = ()
+    function_plugins: Sequence[str] = ()
     workers: WorkerOptions = field(factory=WorkerOptions)
     disabled_plugins: Sequence[str] = ()
     allowed_plugins: Sequence[str] | None = None

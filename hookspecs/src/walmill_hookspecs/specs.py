@@ -6,14 +6,14 @@ An implementation names the parameters that it wants; it may take fewer than the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from walmill_hookspecs._markers import hookspec
 
 if TYPE_CHECKING:
     from walmill_hookspecs.context import BaseContext
-    from walmill_hookspecs.types import Reply, Request, RunRecord, SnapshotRecord, Tick, WriteBatch
+    from walmill_hookspecs.types import Reply, Request, RunRecord, SnapshotRecord, SqlFunction, Tick, WriteBatch
 
 
 @hookspec
@@ -150,6 +150,22 @@ def register_executors(host: Any) -> Mapping[str, Any]:
         `host` is a `walmill.isolation.builtin.ExecutorHost`: it finds and binds plugins, and has the log.
     Delivery: an exception, or a name that is taken, keeps the engine from opening.
     Runs where: in the engine, on the thread that opens it.
+    May be async: no.
+    Since: 0.1.
+    """
+    raise NotImplementedError  # a specification is never called
+
+
+@hookspec
+def register_functions() -> Sequence[SqlFunction]:
+    """The engine opens, and asks for functions that SQL is to have.
+
+    When: once while the engine opens, of those plugins that the setting `function_plugins` names.
+    How often: once for each engine.
+    Return value: the functions; they are known in every query, of people, triggers and caches.
+    Delivery: an exception, or a name that is taken, keeps the engine from opening.
+    Runs where: in the engine, on the thread that opens it; the functions themselves on the threads of queries. They
+        run without limits, and a query that is stopped waits for the call that runs.
     May be async: no.
     Since: 0.1.
     """

@@ -479,3 +479,24 @@ class SnapshotRecord:
 
 
 Callback: TypeAlias = Callable[[], None] | Callable[[], Awaitable[None]]
+
+
+@frozen(kw_only=True)
+class SqlFunction:
+    """A function that SQL gets, from `register_functions`.
+
+    Attributes:
+        name: What it is called in SQL: lower-case letters, digits and `_`.
+        function: Takes one `pyarrow.Array` for each argument, all of the same length, and returns one `pyarrow.Array` of that
+            length. Threads call it, several at a time.
+        arguments: Types of the arguments, of which there is at least one; SQL converts what fits. Tags come as texts.
+        returns: Type of the result.
+        volatility: `immutable`: the same arguments always give the same result, so that constants are computed once; `stable`:
+            within one query; `volatile`: never.
+    """
+
+    name: str
+    function: Callable[..., pa.Array]
+    arguments: Sequence[pa.DataType]
+    returns: pa.DataType
+    volatility: Literal["immutable", "stable", "volatile"] = "immutable"

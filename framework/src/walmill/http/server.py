@@ -186,6 +186,7 @@ def options_of(settings: Settings) -> EngineOptions:
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
         executor=settings.executor,
         executor_plugins=settings.executor_plugins,
+        function_plugins=settings.function_plugins,
         limits=Limits(
             rows=settings.max_run_rows,
             state_bytes=settings.max_state_size,

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,7 @@ from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import QueryStopped, QueryTooLarge, translate
 from walmill.query.parameters import bind, check_used
 from walmill.query.rewrite import rewrite
+from walmill_hookspecs import SqlFunction
 
 if TYPE_CHECKING:
     from datafusion import DataFrame, RecordBatchStream, SessionContext
@@ -166,6 +167,7 @@ class QueryEngine:
         self._lock = threading.Lock()
         self._cache: TableCache | None = None
         self._aggregating: frozenset[str] | None = None
+        self._functions: tuple[Any, ...] = ()
 
     def query(
         self,
@@ -440,7 +442,26 @@ class QueryEngine:
             # rows that are merged come and stay in order; and planning opens no file
             config = config.set("datafusion.optimizer.prefer_existing_sort", "true")
             config = config.set("datafusion.execution.collect_statistics", "false")
-        return provider.new_context(config, runtime)
+        context = provider.new_context(config, runtime)
+        for function in self._functions:
+            context.register_udf(function)
+        return context
+
+    def functions(self) -> frozenset[str]:
+        """Names of the functions that SQL has, those that are rewritten included."""
+        from walmill.query import functions, gapfill
+
+        found = self._context().sql("SELECT DISTINCT routine_name FROM information_schema.routines").to_arrow_table()
+        return frozenset((*found.column(0).to_pylist(), *functions.NAMES, *gapfill.NAMES))
+
+    def add_functions(self, functions: Sequence[SqlFunction]) -> None:
+        """Gives further functions to all queries that come."""
+        if functions:
+            from datafusion import udf
+
+            self._functions += tuple(
+                udf(one.function, list(one.arguments), one.returns, one.volatility, one.name) for one in functions
+            )
 
     def _meaning(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -86,9 +87,21 @@ _OURS = (
 )
 
 
+_PYTHON = re.compile(r"PyErr \{ type: .*?, value: (\w+)\((.*)\), traceback: (?:Some\(|None).*", re.DOTALL)
+
+
+def _of_python(match: re.Match[str]) -> str:
+    """The message of an exception in a function that a plugin brings to SQL."""
+    try:
+        said = ast.literal_eval(match[2])
+    except (SyntaxError, ValueError):
+        said = match[2]
+    return str(said) if match[1] == "InvalidRequest" else f"{match[1]}: {said}"
+
+
 def clean(message: str) -> str:
     """DataFusion's message without the names of the stages that it went through."""
-    text = message.strip()
+    text = _PYTHON.sub(_of_python, message.strip())
     while (shorter := _NOISE.sub("", text, count=1)) != text:
         text = shorter
     text = text.split("\n\nbacktrace:")[0].split("This issue was likely caused by a bug in DataFusion")[0].strip()

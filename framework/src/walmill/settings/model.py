@@ -283,6 +283,9 @@ class Settings:
     executor_plugins: tuple[str, ...] = _setting(
         "names", (), "Plugins that bring further executors; they run in the server's own process."
     )
+    function_plugins: tuple[str, ...] = _setting(
+        "names", (), "Plugins that bring functions to SQL; they run in the server's own process."
+    )
     query_memory_limit: int = _setting(
         "size",
         2048 * _MIB,
