@@ -21,7 +21,7 @@ from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station, StationHost
-from walmill.dispatch.subscriptions import Subscriptions
+from walmill.dispatch.subscriptions import Subscriptions, Triggers
 from walmill.dispatch.tally import Tally
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError, described
@@ -109,6 +109,7 @@ class Mill:
         self._committer: Committer | None = None
         self._view = View()
         self._generation = -1
+        self._triggers = Triggers()
         self._subscriptions = Subscriptions(self._view.catalog)
         self._lines: dict[int, WriteLine] = {}
         self._desks: dict[int, RequestDesk] = {}
@@ -367,7 +368,7 @@ class Mill:
         self._view = published.view
         if published.view.catalog.generation != self._generation:
             self._matched.clear()
-            self._refresh(published.view)
+            self._refresh(published.view, [one for commit in published.commits for one in commit.definitions])
         woken: dict[int, WriteLine] = {}
         for commit in published.commits:
             items = self._matched.pop(commit.sequence, None)
@@ -390,20 +391,22 @@ class Mill:
 
     # ---- triggers
 
-    def _refresh(self, view: View) -> None:
+    def _refresh(self, view: View, definitions: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Starts, stops and replaces stations so that they are those of the catalog."""
         catalog = view.catalog
         self._generation = catalog.generation
-        self._subscriptions = Subscriptions(catalog)
+        self._triggers.follow(catalog, definitions)
+        triggers = self._triggers.by_id
+        self._subscriptions = Subscriptions(catalog, triggers.values())
         assert self._schedules is not None
         for number, station in list(self._stations.items()):
-            now = catalog.triggers.get(number)
+            now = triggers.get(number)
             if now is None or now.generation != station.trigger.generation:
                 self._retire(station, "the trigger was changed" if now is not None else "the trigger was deleted")
         if self._stopping:
             return
         fresh: list[int] = []
-        for trigger in catalog.triggers.values():
+        for trigger in triggers.values():
             if trigger.enabled and trigger.id not in self._stations:
                 self._open(trigger, view)
                 fresh.append(trigger.id)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import define, field, frozen
@@ -199,6 +199,7 @@ class RequestSpec:
 Spec = TableSpec | AllTables | EverySpec | CronSpec | RequestSpec
 
 
+@lru_cache(65_536)  # whoever looks through all triggers, as each change of one does, asks for all of them
 def parse_spec(text: str) -> Spec:
     """A spec from its text. `str()` of the result is the canonical text, and parses to an equal spec.
 
