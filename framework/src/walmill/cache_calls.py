@@ -26,7 +26,7 @@ class Caches(Replays):
     _values: ValueCaches
 
     def create_cache(self, new: NewCache) -> ValueCache:
-        """Creates a cache; it begins with what the table has.
+        """Creates a cache; it begins with what the table has, and holds that when this returns.
 
         Raises:
             NotFound: If there is no such database or table.
@@ -34,6 +34,7 @@ class Caches(Replays):
             Conflict: If there is one of that name.
         """
         made: ValueCache = self.define(lambda draft: manage.create(draft, new))
+        self._values.begin(made)  # at once: rows that are written from here on count as new, whatever their times
         self._values.start()
         return made
 

@@ -117,12 +117,18 @@ class ValueCaches:
 
     def catch_up(self) -> None:
         """Takes in what there is; before rows of memory go into files as well. From a thread that may wait."""
+        for cache in self._host.view().catalog.caches.values():
+            self.begin(cache)
+
+    def begin(self, cache: ValueCache) -> None:
+        """Takes in what there is for one cache; what keeps it from that is logged, and it is tried again."""
         view = self._host.view()
-        for cache in view.catalog.caches.values():
-            try:
-                self._current(cache, view)
-            except WalmillError as error:
-                log.warning("a cache of values could not be kept current", cache=cache.name, error=error.message)
+        if cache.id not in view.catalog.caches:
+            return  # it was deleted meanwhile
+        try:
+            self._current(cache, view)
+        except WalmillError as error:
+            log.warning("a cache of values could not be kept current", cache=cache.name, error=error.message)
 
     def _run(self) -> None:
         while not self._stopped:
