@@ -29,6 +29,12 @@ TOKEN_IN_QUERY = frozenset({"/write", "/query"})
 """Where the query parameter `p` may hold the token, as v1 clients send their password."""
 
 
+def origin_of(scope: Scope) -> str:
+    """Who asks, as queries are noted: the name of a token, or nothing if everyone is let in."""
+    identity: Identity | None = scope.get(IDENTITY)
+    return "" if identity is None else identity.name
+
+
 class AuthLayer:
     """Lets a request in, or answers 401. Everyone who is let in may do everything, as with InfluxDB's admin tokens.
 

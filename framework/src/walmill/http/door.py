@@ -120,7 +120,7 @@ class _Pump(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             path = await asyncio.to_thread(room.path)
-            other, pump = await loop.create_unix_connection(lambda: _Inner(self._transport), path)
+            other, _ = await loop.create_unix_connection(lambda: _Inner(self._transport), path)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client sees a connection that ends
             log.error("a Flight connection is refused", reason=str(error))
             self._transport.close()
@@ -130,7 +130,6 @@ class _Pump(asyncio.Protocol):
         if self._transport.is_closing():
             other.close()
             return
-        del pump
         self._other = other
         other.write(seen)
         self._transport.resume_reading()

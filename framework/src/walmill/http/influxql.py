@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from walmill.asking import asker_of
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, WalmillError
-from walmill.http.auth import IDENTITY
+from walmill.http.auth import origin_of
 from walmill.http.body import header, read_body, text_headers
 from walmill.http.fields import parse_object
 from walmill.http.packing import packed, takes_gzip
@@ -58,8 +58,7 @@ class InfluxqlEndpoint:
         if not size.isdigit() or int(size) < 1:
             raise InvalidRequest(f"chunk_size={size[:40]!r} must be a whole number of rows")
         statements = parse(bind(text, _object(asked.get("params"))))
-        identity = scope.get(IDENTITY)
-        origin = "" if identity is None else identity.name
+        origin = origin_of(scope)
         database = asked.get("db") or None
         if database is not None and (asked.get("rp") or "").lower() not in ("", "autogen", "default"):
             database = f"{database}/{asked['rp'].lower()}"

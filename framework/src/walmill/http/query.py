@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from walmill.asking import ask_rows
-from walmill.http.auth import IDENTITY
+from walmill.http.auth import origin_of
 from walmill.http.body import ClientGone, header, text_headers
 from walmill.http.fields import read_fields, required
 from walmill.http.packing import packed, takes_gzip
@@ -49,8 +49,7 @@ class QueryEndpoint:
         asked = await read_fields(scope, receive, site.body_limit, MEMBERS)
         required(asked, "db", "q")
         form = choose(asked.get("format"), header(scope, b"accept"))
-        identity = scope.get(IDENTITY)
-        query = engine.ask(asked["db"], asked["q"], origin="" if identity is None else identity.name)
+        query = engine.ask(asked["db"], asked["q"], origin=origin_of(scope))
 
         def begin() -> ResultStream:
             return engine.stream(asked["q"], asked.get("params"), database=asked["db"], asked=query)
@@ -93,13 +92,16 @@ class InfluxqlRowsEndpoint:
         asked = await read_fields(scope, receive, site.body_limit, MEMBERS)
         required(asked, "q")
         form = choose(asked.get("format"), header(scope, b"accept"))
-        identity = scope.get(IDENTITY)
         stopping: list[Asked] = []
 
         def ask() -> pa.Table:
-            origin = "" if identity is None else identity.name
             return ask_rows(
-                site.engine, asked.get("db"), asked["q"], asked.get("params"), origin=origin, stopping=stopping
+                site.engine,
+                asked.get("db"),
+                asked["q"],
+                asked.get("params"),
+                origin=origin_of(scope),
+                stopping=stopping,
             )
 
         def stop() -> None:

@@ -11,8 +11,8 @@ import pyarrow as pa
 from attrs import frozen
 
 from walmill.errors import InvalidRequest, NotFound
-from walmill.influxql.parse import Pattern, Select, Show, Source
-from walmill.influxql.translate import Translation, quoted
+from walmill.influxql.parse import By, Pattern, Select, Show, Source
+from walmill.influxql.translate import AGGREGATES, TRANSFORMS, Translation, has_call, quoted
 from walmill.model.catalog import Catalog, Database, Table
 from walmill.model.schema import TIME
 from walmill.query.errors import NotSupported
@@ -204,13 +204,12 @@ class Asker:
 
 def _whole(select: Select) -> bool:
     """Whether SQL leaves LIMIT to us even without series: where it is not at its end."""
-    from walmill.influxql.parse import By
-    from walmill.influxql.translate import AGGREGATES, TRANSFORMS, _has
-
     binned = any(isinstance(one, By) for one in select.dimensions)
     trees = [tree for tree, _ in select.columns]
     return (
-        any(_has(one, AGGREGATES) for one in trees) and not binned and not any(_has(one, TRANSFORMS) for one in trees)
+        any(has_call(one, AGGREGATES) for one in trees)
+        and not binned
+        and not any(has_call(one, TRANSFORMS) for one in trees)
     )
 
 

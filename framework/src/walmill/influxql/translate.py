@@ -101,9 +101,9 @@ class Translation:
         if not columns:
             return None
         names = unique([name for name, _ in columns])
-        grouped = [one for _, one in columns if _has(one, AGGREGATES)]
-        moved = [one for _, one in columns if _has(one, TRANSFORMS)]
-        if grouped and any(not _has(one, AGGREGATES) and _refs(one) for _, one in columns):
+        grouped = [one for _, one in columns if has_call(one, AGGREGATES)]
+        moved = [one for _, one in columns if has_call(one, TRANSFORMS)]
+        if grouped and any(not has_call(one, AGGREGATES) and _refs(one) for _, one in columns):
             selector = self._one_selector([one for _, one in columns])
             if selector is None or self._by is not None:
                 raise InvalidRequest("mixing aggregate and non-aggregate queries is not supported")
@@ -332,12 +332,12 @@ class Translation:
         """One selector: the row has the time of the point that it chose, and other columns are those of that point."""
         function = SELECTORS[selector.name]
         column = self._argument(selector)
-        others = [self.value(tree) for tree in trees if not _has(tree, AGGREGATES)]
+        others = [self.value(tree) for tree in trees if not has_call(tree, AGGREGATES)]
         call = f"{function}({', '.join([column, TIME, *others])})"
         values: list[str] = []
         number = 0
         for place, tree in enumerate(trees):
-            if _has(tree, AGGREGATES):
+            if has_call(tree, AGGREGATES):
                 values.append(f"{self._over_groups(tree, None)} AS value_{place}")
             else:
                 number += 1
@@ -551,7 +551,8 @@ def _calls(node: Any) -> list[Call]:
     return [one for one in _walk(node) if isinstance(one, Call)]
 
 
-def _has(node: Any, names: Sequence[str]) -> bool:
+def has_call(node: Any, names: Sequence[str]) -> bool:
+    """Whether an expression calls one of some functions."""
     return any(one.name in names for one in _calls(node))
 
 
