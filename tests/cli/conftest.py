@@ -59,8 +59,9 @@ class Server:
 
 def serve(directory: Path, *flags: str, **environment: str) -> Server:
     """Starts `walmill serve` on a free port, and waits until it listens."""
-    log = directory / "server.log"
-    with log.open("wb") as output:
+    # its own: a child of a server that a test killed could still be writing into that one's
+    log = directory / f"server-{len(list(directory.glob('server-*.log')))}.log"
+    with log.open("xb") as output:
         process = subprocess.Popen(
             [*WALMILL, "serve", "--http-bind", "127.0.0.1:0", *flags],
             cwd=directory,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tests.isolation.test_process import make, run, write
 
 from walmill.context.local import Limits
 from walmill.engine import Engine
+from walmill_worker.wire import pair
 
 MIB = 2**20
 
@@ -48,6 +51,21 @@ def test_a_run_that_does_not_end_is_ended(tmp_path: Path, place: Path, do: str) 
             assert found["error"] == "LimitExceeded: the run took longer than its limit of 0.5 s"
             assert found["duration_ns"] >= 0.5e9
         goes_on(engine)
+
+
+def test_a_zygote_leaves_quietly_if_the_engine_was_killed_while_it_began() -> None:
+    mine, theirs = pair()
+    mine.close()
+    with theirs:
+        code = "import sys; from walmill_worker.zygote import main; main(int(sys.argv[1]), sys.argv[2:])"
+        ended = subprocess.run(
+            [sys.executable, "-c", code, str(theirs.fileno()), *sys.path],
+            pass_fds=(theirs.fileno(),),
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 def test_memory_is_limited_with_an_error_that_python_can_say(tmp_path: Path, place: Path) -> None:

@@ -272,6 +272,24 @@ def test_it_ends_when_nothing_comes() -> None:
     assert ended.returncode == 0
 
 
+def test_it_leaves_quietly_if_the_engine_was_killed_while_it_began() -> None:
+    mine, other = socket.socketpair()
+    memory = [os.memfd_create("a"), os.memfd_create("b")]
+    slot = ",".join(str(one) for one in (other.fileno(), *memory))
+    mine.close()
+    with other:
+        ended = subprocess.run(
+            [sys.executable, "-m", "walmill.reading.child", slot],
+            pass_fds=(other.fileno(), *memory),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    for one in memory:
+        os.close(one)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
 def test_it_imports_nothing_that_it_does_not_need() -> None:
     """It stays small: no SQL, no server."""
     heavy = "datafusion", "starlette", "uvicorn", "click"

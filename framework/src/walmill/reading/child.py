@@ -35,7 +35,10 @@ def main(arguments: list[str]) -> None:
             descriptor, *memory = map(int, argument.split(","))
             link = socket.socket(fileno=descriptor)
             waiting.register(link, selectors.EVENT_READ, (link, *map(Arena, memory)))
-            send(link, {"ready": True})
+            try:
+                send(link, {"ready": True})
+            except Gone:
+                return  # the engine was killed while we began
         while ready := waiting.select(IDLE_SECONDS):
             for key, _ in ready:
                 link, bodies, rows = key.data

@@ -62,8 +62,8 @@ class Zygote:
         poll.register(self._wake, select.POLLIN)
         gc.collect()
         gc.freeze()
-        send(self._link, {"op": "ready", "protocol": PROTOCOL, "pid": os.getpid()})
         try:
+            send(self._link, {"op": "ready", "protocol": PROTOCOL, "pid": os.getpid()})
             while True:
                 for descriptor, _ in poll.poll():
                     if descriptor == self._wake.fileno():
