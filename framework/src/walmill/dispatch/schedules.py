@@ -7,6 +7,7 @@ import hashlib
 import random
 import time
 from datetime import tzinfo
+from functools import lru_cache
 from typing import Any, Protocol
 
 from attrs import evolve, frozen
@@ -25,6 +26,10 @@ from walmill_hookspecs import Tick
 from walmill_worker.context import to_datetime
 
 log = get_logger("walmill.schedules")
+
+# Thousands of schedules are due at the same instants.
+_datetime = lru_cache(maxsize=256)(to_datetime)
+_text = lru_cache(maxsize=256)(format_time)
 
 
 def jitter(trigger: int, due: int, most: int) -> int:
@@ -74,6 +79,7 @@ class Schedules:
         self._timeline: Timeline[int] = Timeline()
         self._entries: dict[int, _Entry] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._arming = False
         self._stopped = False
 
     def add(self, station: Station, cursor: Cursor) -> None:
@@ -110,6 +116,7 @@ class Schedules:
 
     def arm(self) -> None:
         """Sets the timer to the next due time."""
+        self._arming = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -177,7 +184,9 @@ class Schedules:
         if not ended.committed:
             self._move(trigger, self._timeline.cursor(trigger.id, due))
         self._timeline.fired(trigger.id, due)
-        self.arm()
+        if not self._arming:  # once for all that end in this turn of the loop
+            self._arming = True
+            asyncio.get_running_loop().call_soon(self.arm)
 
     def _over(self, station: Station) -> bool:
         return station.retired or self._stopped
@@ -204,17 +213,17 @@ class Schedules:
     def _event(self, entry: _Entry, due: Due, at: int, attempt: int) -> Event:
         before = due.previous if due.previous is not None else due_before(entry.schedule, due.scheduled_for)
         tick = Tick(
-            scheduled_for=to_datetime(due.scheduled_for),
+            scheduled_for=_datetime(due.scheduled_for),
             fired_at=to_datetime(self._host.now_ns()),
-            previous=None if due.previous is None else to_datetime(due.previous),
+            previous=None if due.previous is None else _datetime(due.previous),
             missed=due.missed,
             timezone=entry.zone,
-            since=None if before is None else to_datetime(before),
+            since=None if before is None else _datetime(before),
         )
         return Event(
             hook="on_schedule",
             values={"tick": tick},
-            key=entry.station.key(format_time(due.scheduled_for)),
+            key=entry.station.key(_text(due.scheduled_for)),
             attempt=attempt,
             at=at,
             source="schedule",
