@@ -125,3 +125,22 @@ def test_it_is_described_without_being_made(used: Engine) -> None:
 
 def test_an_empty_engine_answers(engine: Engine) -> None:
     assert rows(engine, "SELECT database_name FROM system.databases", "_internal") == []
+
+
+def test_the_rows_that_a_trigger_has_before_it_are_known_after_a_start(tmp_path: Path, wait: Wait) -> None:
+    """Its plugin is away: what is written meanwhile counts, before the engine is closed and after it is opened again."""
+    with Engine.open(data_dir=tmp_path, discover_plugins=False) as engine:
+        engine.register(Logs, name="logs")
+        engine.create_trigger(database="d", name="t", plugin="logs", spec="table:cpu")
+        engine.write("cpu v=1 1", database="d")
+        wait(lambda: engine.triggers()[0]["runs"] == 1)
+    for start in range(2):
+        with Engine.open(data_dir=tmp_path, discover_plugins=False) as engine:
+            for number in range(3):
+                assert engine.triggers()[0]["lag_rows"] == 6 * start + 2 * number
+                engine.write(f"cpu v=1 {start}{number}1\ncpu v=2 {start}{number}2\nmem v=3 3", database="d")
+            assert engine.triggers()[0]["lag_rows"] == 6 * start + 6
+    with Engine.open(data_dir=tmp_path, discover_plugins=False) as engine:
+        assert engine.triggers()[0]["lag_rows"] == 12
+        engine.register(Logs, name="logs")
+        wait(lambda: engine.triggers()[0]["lag_rows"] == 0)

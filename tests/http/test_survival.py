@@ -104,7 +104,7 @@ def test_memory_that_is_short_while_a_body_is_read(
 
     with monkeypatch.context() as patched:
         patched.setattr(engine, "write_async", short)
-        assert "not enough memory" in _later(client.post(path, content=body))
+        assert "memory is short" in _later(client.post(path, content=body))
     assert client.post(path, content=body).status_code == 204
 
 
@@ -122,7 +122,7 @@ def test_memory_that_is_short_while_rows_are_converted(
     path, body = COLUMNS[route]
     with monkeypatch.context() as patched:
         patched.setattr(columns, part, short)
-        assert "not enough memory" in _later(client.post(path, content=body))
+        assert "memory is short" in _later(client.post(path, content=body))
     assert _tables(engine) == {"cpu"}
     assert client.post(path, content=body).status_code == 204
 

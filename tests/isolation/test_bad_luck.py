@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -66,6 +67,25 @@ def test_a_zygote_leaves_quietly_if_the_engine_was_killed_while_it_began() -> No
             check=False,
         )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_an_engine_without_descriptors_loses_nothing_and_goes_on(tmp_path: Path, place: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.isolation.scarce_child", str(tmp_path), str(place)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    told = json.loads(child.stdout)
+    assert told["write"] == ["ok"] * 5  # the log is open
+    assert told["query"] == "ok"
+    assert "Too many open files; raise the limit of open files (ulimit -n)" in told["snapshot"]
+    assert told["run"].startswith("this process has as many files and connections open as it may, 256")
+    assert told["lag"] == {"process": 5, "inline": 0}
+    assert told["query of files"].startswith("Unavailable: this process has as many files and connections open")
+    assert (told["rows"], told["failed"], told["state"]) == (6, [], ["enabled", "enabled"])
 
 
 def test_memory_is_limited_with_an_error_that_python_can_say(tmp_path: Path, place: Path) -> None:

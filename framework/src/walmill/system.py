@@ -17,6 +17,7 @@ from walmill.model.catalog import INTERNAL, Catalog
 from walmill.plugins.description import PluginDescription
 from walmill.query.desk import Asked, shown
 from walmill.query.engine import Extra, Made
+from walmill.scarcity import scarce
 from walmill.store.view import View
 
 SCHEMA = "system"
@@ -263,7 +264,7 @@ def _logs(view: View, locate: Locate, database: str | None) -> pa.Table:
             try:
                 read = pq.read_table(locate(file).path, columns=names)
             except (OSError, pa.ArrowException) as error:
-                raise DataCorruption(f"the file {file.path!r} cannot be read: {error}") from None
+                raise scarce(error) or DataCorruption(f"the file {file.path!r} cannot be read: {error}") from None
             count += _add(found, read, database)
             if count >= LOG_ROWS:
                 break

@@ -23,7 +23,8 @@ from walmill.ingest.errors import LineError, SlowBody
 from walmill.ingest.names import check_database_name
 from walmill.ingest.precision import Precision, parse_precision
 from walmill.reading.process import SLOTS, Asked, ReaderProcess, Slot, possible
-from walmill.store.committer import Committer, no_memory
+from walmill.scarcity import scarce
+from walmill.store.committer import Committer
 from walmill.store.lines import EMPTY, LARGE_BYTES, SLOW_LINES, SMALL_BYTES, Ahead, LineWrite
 from walmill.store.submission import Outcome, RowsWrite, Submission, Ticket, settle_all
 from walmill.store.view import View
@@ -191,10 +192,8 @@ class Writer:
         try:
             read()
             self.submit(submission, ticket)
-        except MemoryError:
-            settle_all([(ticket, Outcome(error=no_memory()))])
         except Exception as error:  # noqa: BLE001 - it is the answer
-            settle_all([(ticket, Outcome(error=error))])
+            settle_all([(ticket, Outcome(error=scarce(error) or error))])
 
     def _read_ahead(self, submission: LineWrite, process: ReaderProcess | None) -> None:
         slot = None if process is None else process.take(wait=_PATIENCE)

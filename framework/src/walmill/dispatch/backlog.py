@@ -16,6 +16,8 @@ from walmill.wal.log import Log
 FETCH_SECONDS = 0.002
 """Reading old commits holds up the loop for at most about this long at a time."""
 FETCH_COMMITS = 512
+COUNT_SECONDS = 0.1
+"""So long the rows that triggers have before them are counted at a start; the loop waits meanwhile."""
 
 
 def fetch(
@@ -55,19 +57,30 @@ def fetch(
 
 
 def catch_up(wal: Log, subscriptions: Subscriptions, lines: Sequence[WriteLine], newest: int) -> None:
-    """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row."""
+    """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row.
+
+    How many rows each has before it is counted on the way, if that does not take long once all beginnings are found.
+    """
     missing = {line.station.trigger.id: line for line in lines if line.consumer.cursor.through < newest}
     start = min((line.consumer.cursor.through for line in missing.values()), default=newest) + 1
     if not missing or start > newest:
         return
+    late, rows, until = dict(missing), dict.fromkeys(missing, 0), None
     for number, matched in _all_matched(wal, subscriptions, max(start, wal.first_sequence), newest):
-        for trigger in matched.keys() & missing.keys():
-            line = missing[trigger]
+        for trigger in matched.keys() & late.keys():
+            line = late[trigger]
             if not line.consumer.cursor.covers(number, number):
-                line.consumer.behind = number
-                del missing[trigger]
+                rows[trigger] += matched[trigger]
+                if missing.pop(trigger, None) is not None:
+                    line.consumer.behind = number
         if not missing:
-            return
+            until = until or time.monotonic() + COUNT_SECONDS
+            if time.monotonic() > until:
+                return
+    for trigger, line in late.items():
+        # what a replay is given again is told from what is replayed only when it is read
+        if line.consumer.behind is not None and line.station.trigger.replay is None:
+            line.consumer.behind_rows = rows[trigger]
 
 
 def _all_matched(

@@ -465,6 +465,10 @@ class Consumer:
         self._wait(batch, now + after)
         return self.step(now)
 
+    def is_open(self, number: int) -> bool:
+        """Whether a batch is running, or being given up."""
+        return number in self.running or number in self.giving_up
+
     def dropped(self, number: int, now: float) -> list[Instruction]:
         """The run does not count any more: the trigger was changed under it. What it was given is still to be done."""
         for batches in (self.running, self.giving_up):
@@ -475,6 +479,7 @@ class Consumer:
 
     def postponed(self, number: int) -> None:
         """The run could not even begin: its plugin is not there. Nothing more starts, and what waits is still behind."""
+        rows = self.lag_rows
         batch = self.running.pop(number)
         self.stopped = True
         self.backlog.clear()
@@ -486,6 +491,7 @@ class Consumer:
         self.taken = None
         self.backlog_rows = 0
         self.behind = batch.first if self.behind is None else min(batch.first, self.behind)
+        self.behind_rows = None if rows is None else rows - sum(one.rows for one in self.open_batches)
 
     def stop(self) -> None:
         """Starts nothing more."""

@@ -22,6 +22,7 @@ from walmill.isolation.base import Called, Executor, Gate, Seat, Worker
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
+from walmill.scarcity import RETRY_SECONDS, scarce
 from walmill.store.commit import Source
 from walmill.store.draft import SchemaConflict
 from walmill.store.submission import RunEffect, Stale, Ticket
@@ -209,6 +210,8 @@ class Station:
             seat = await worker.take()
         except (WalmillError, BadSettings) as error:
             return self._not_seated(event, error)
+        except Exception as error:  # noqa: BLE001 - whatever the engine lacks, the trigger goes on later
+            return self._not_seated(event, self._not_possible(error))
         kept = False
         try:
             if not seat.started:
@@ -237,6 +240,10 @@ class Station:
             try:
                 called = await seat.call(event.hook, event.values, state, gate)
             except Exception as error:
+                short = scarce(error)
+                if short is not None:
+                    state.close()
+                    return self._not_seated(event, short)
                 log.exception("a run met an error of the engine's own", trigger=self.trigger.name)
                 called = Called(error=error)
             if not called.begun:
@@ -249,6 +256,14 @@ class Station:
             self._seats.pop(state.run.id, None)
         self._record(event, ended, state, called, seat.name)
         return ended
+
+    def _not_possible(self, error: Exception) -> Unavailable:
+        """What keeps the engine from making a place, though nothing is wrong with the plugin: it is tried again."""
+        short = scarce(error)
+        if short is not None:
+            return short
+        log.exception("a worker could not be made", trigger=self.trigger.name, database=self.database)
+        return Unavailable(f"a worker could not be made: {described(error)}", retry_after=RETRY_SECONDS)
 
     def _not_seated(self, event: Event, error: Exception) -> Ended:
         """There is no place where it could run."""

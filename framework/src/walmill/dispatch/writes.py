@@ -27,7 +27,7 @@ from walmill.dispatch.consumer import (
 from walmill.dispatch.history import DEAD_LETTERS, table_rows
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.dispatch.subscriptions import CHAIN_LIMIT
-from walmill.errors import Unavailable, WalmillError
+from walmill.errors import Unavailable, WalmillError, described
 from walmill.ingest.assemble import TableRows
 from walmill.ingest.render import render_row
 from walmill.isolation.base import Gate
@@ -36,6 +36,7 @@ from walmill.model.catalog import INTERNAL, Catalog
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
+from walmill.scarcity import RETRY_SECONDS, scarce
 from walmill.store.commit import Commit
 from walmill.store.draft import Draft
 from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
@@ -104,6 +105,7 @@ class WriteLine:
         if replay is not None and cursor.through < replay[1] < replay[2]:
             self.consumer.jump = replay[1:]
         self._timer: asyncio.TimerHandle | None = None
+        self._refetch: asyncio.TimerHandle | None = None
         self._last_at = 0
         self._ahead: tuple[Batch, Gate] | None = None
         self._readied: tuple[Batch, Gate] | None = None
@@ -121,7 +123,7 @@ class WriteLine:
         if batch is not None:
             gate = Gate(asyncio.get_running_loop())
             self._ahead = (batch, gate)
-            self._spawn(self._run(batch, gate, view))
+            self._spawn(self._run(batch, gate, view), batch)
             return gate
         return None
 
@@ -167,12 +169,12 @@ class WriteLine:
                     gate, self._readied = self._readied[1], None
                     gate.settle(time.perf_counter_ns())
                 case Start(batch):
-                    self._spawn(self._run(batch))
+                    self._spawn(self._run(batch), batch)
                 case Ready(batch):
                     if self.station.ready:
                         gate = Gate(asyncio.get_running_loop())
                         self._readied = (batch, gate)
-                        self._spawn(self._run(batch, gate))
+                        self._spawn(self._run(batch, gate), batch)
                 case Move(cursor):
                     self._host.move(self.station.trigger, cursor)
                 case Save(cursor):
@@ -181,7 +183,7 @@ class WriteLine:
                 case Fetch(sequence):
                     asyncio.get_running_loop().call_soon(self._fetch, sequence)
                 case DeadLetter():
-                    self._spawn(self._bury(instruction))
+                    self._spawn(self._bury(instruction), instruction.batch)
                 case Pause(reason, _):
                     self._host.pause(self.station.trigger, reason)
                 case Disable(reason, _):
@@ -191,15 +193,25 @@ class WriteLine:
 
     _traceback = ""
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Any, batch: Batch) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self.station.tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda done: self._ended(done, batch))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any], batch: Batch) -> None:
         self.station.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("the dispatcher met an error of its own", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        log.error(
+            "the dispatcher met an error of its own; the batch is tried again",
+            database=self.station.database,
+            trigger=self.station.trigger.name,
+            first_sequence=batch.first,
+            exc_info=error,
+        )
+        if not self.station.retired and self.consumer.is_open(batch.number):
+            self._act(self.consumer.again(batch.number, RETRY_SECONDS, time.monotonic(), counts=False))
 
     def _arm(self) -> None:
         wake = self.consumer.wake_at()
@@ -219,7 +231,20 @@ class WriteLine:
     def _fetch(self, sequence: int) -> None:
         if self.station.retired:
             return
-        items, following = self._host.fetch(self.station.trigger, sequence)
+        try:
+            items, following = self._host.fetch(self.station.trigger, sequence)
+        except Exception as error:
+            short = scarce(error)
+            log.error(
+                "the log could not be read for a trigger that is behind; it is tried again",
+                database=self.station.database,
+                trigger=self.station.trigger.name,
+                sequence=sequence,
+                error=described(short or error),
+                exc_info=None if short or isinstance(error, WalmillError | OSError) else error,
+            )
+            self._refetch = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._fetch, sequence)
+            return
         self._act(self.consumer.fetched(items, following, time.monotonic()))
 
     def _batch(self, batch: Batch, catalog: Catalog) -> BatchSource:
@@ -391,9 +416,10 @@ class WriteLine:
             self._readied[1].settle(None)
             self._readied = None
         self.consumer.stop()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._refetch):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._refetch = None
 
     def oldest(self) -> int | None:
         """Commit time of the oldest commit at hand that it has not finished, ns; None if there is none at hand."""

@@ -9,12 +9,14 @@ from pyarrow import flight
 from walmill.errors import Forbidden, Unauthorized, Unavailable, WalmillError
 from walmill.observe.log import get_logger
 from walmill.query.errors import QueryStopped, QueryTimeout
+from walmill.scarcity import scarce
 
 log = get_logger("walmill.flight")
 
 
 def flight_error(error: BaseException) -> Any:
     """An error as Flight knows it. One that nobody expected is logged, and says nothing of itself."""
+    error = scarce(error) or error
     if isinstance(error, flight.FlightError):
         return error
     if isinstance(error, QueryTimeout):
@@ -30,7 +32,5 @@ def flight_error(error: BaseException) -> Any:
     if isinstance(error, WalmillError):
         # pyarrow could say INVALID_ARGUMENT and NOT_FOUND, but only with a traceback behind the message
         return flight.FlightServerError(error.message)
-    if isinstance(error, MemoryError):
-        return flight.FlightUnavailableError("there is not enough memory for this request now; send it again")
     log.error("a Flight call failed", exc_info=error)
     return flight.FlightInternalError("internal error; the server's log says more")

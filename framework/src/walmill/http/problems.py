@@ -12,11 +12,10 @@ from walmill.errors import InvalidRequest, Unavailable, WalmillError
 from walmill.http.body import ClientGone, path_of, text_headers
 from walmill.http.site import json_bytes
 from walmill.observe.log import get_logger
+from walmill.scarcity import scarce
 
 LIMIT_MESSAGES = ("Update to schema would exceed number of", "Adding a new database would exceed limit of")
 """How messages about limits of the schema begin; they are answered with 422."""
-MEMORY_SECONDS = 2
-"""After so many seconds a request is sent again for which there was not enough memory."""
 _V2_CODES = {
     403: "forbidden",
     404: "not found",
@@ -52,6 +51,7 @@ def answer_to(error: BaseException, scope: Scope) -> tuple[int, dict[str, Any], 
         error: What was raised.
         scope: Of the request.
     """
+    error = scarce(error) or error
     if isinstance(error, WalmillError):
         status, headers = error.status, {}
         if isinstance(error, InvalidRequest) and error.message.startswith(LIMIT_MESSAGES):
@@ -61,9 +61,6 @@ def answer_to(error: BaseException, scope: Scope) -> tuple[int, dict[str, Any], 
         if status == 401:
             headers["www-authenticate"] = 'Bearer realm="walmill"'
         return status, error_body(scope, status, error.message), headers
-    if isinstance(error, MemoryError):
-        message = "there is not enough memory for this request now; nothing of it was kept, send it again"
-        return 503, error_body(scope, 503, message), {"retry-after": str(MEMORY_SECONDS)}
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         if error.status_code == 404:

@@ -38,6 +38,7 @@ from walmill.observe.log import get_logger
 from walmill.opening import Opening, Stopped, Told
 from walmill.options import EngineOptions
 from walmill.room import DiskLimits
+from walmill.scarcity import open_more_files
 from walmill.settings.model import Settings
 from walmill.snapshot.due import Limits as SnapshotLimits
 from walmill.snapshot.release import LogRetention
@@ -308,6 +309,7 @@ def run(settings: Settings) -> int:
         with contextlib.closing(bind(settings.host, settings.port)) as bound:
             calm_collector()
             short_turns()
+            open_more_files()
             return _serve(settings, bound, ending, certificates)
     finally:
         for number, handler in before.items():

@@ -206,7 +206,7 @@ class ProcessWorker:
     async def _make_spare(self) -> None:
         try:
             process = await self._executor.make(self)
-        except (WalmillError, BadSettings) as error:
+        except (WalmillError, BadSettings, OSError) as error:
             log.warning("a spare worker could not be made", trigger=self.trigger.name, error=str(error))
             return
         finally:

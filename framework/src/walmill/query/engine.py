@@ -21,6 +21,7 @@ from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import QueryStopped, QueryTooLarge, translate
 from walmill.query.parameters import bind, check_used
 from walmill.query.rewrite import rewrite
+from walmill.scarcity import scarce
 from walmill_hookspecs import SqlFunction
 
 if TYPE_CHECKING:
@@ -295,6 +296,20 @@ class QueryEngine:
         self._driver.close()
 
     def _plan(
+        self,
+        tables: Mapping[str, TableSource],
+        sql: str,
+        params: Mapping[str, Any] | None,
+        extra: Extra | None,
+        deadline: float | None,
+        timeout: float | None,
+    ) -> _Plan:
+        try:
+            return self._plan_all(tables, sql, params, extra, deadline, timeout)
+        except OSError as error:  # also of an import
+            raise scarce(error) or error from None
+
+    def _plan_all(
         self,
         tables: Mapping[str, TableSource],
         sql: str,

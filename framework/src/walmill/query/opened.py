@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from attrs import field, frozen
 
 from walmill.buffer.source import TableSource
-from walmill.errors import DataCorruption, Unavailable
+from walmill.errors import DataCorruption, Unavailable, WalmillError
 from walmill.model.files import DataFile
+from walmill.scarcity import scarce
 
 _AT_A_TIME = 8  # files that are fetched, or read for the first time, beside each other
 _SLOW_SECONDS = 0.002
@@ -79,6 +80,9 @@ class Folder:
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._path))
 
     def _trouble(self, error: OSError) -> Unavailable:
+        short = scarce(error)
+        if short is not None:
+            return short
         place = self._path or tempfile.gettempdir()
         return Unavailable(
             f"the query needs temporary files and cannot make them in {str(place)!r} ({error.strerror or error}); "
@@ -155,7 +159,7 @@ class OpenFiles:
             if trouble := _size_trouble(file, path):
                 raise trouble
 
-    def trouble(self) -> DataCorruption | None:
+    def trouble(self) -> WalmillError | None:
         """What is wrong with the first file that is not as it was written; None if none is. Reads all of them."""
         for file, path in self.paths.items():
             if trouble := _size_trouble(file, path) or _checksum_trouble(file, path):
@@ -184,12 +188,12 @@ _known: dict[tuple[str, int, int, int], None] = {}
 _known_guard = threading.Lock()
 
 
-def _first_trouble(file: DataFile, path: Path) -> DataCorruption | None:
+def _first_trouble(file: DataFile, path: Path) -> WalmillError | None:
     """What is wrong with the bytes of a file; they are looked at once, and again if somebody has changed the file since."""
     try:
         found = path.stat()
     except OSError as error:
-        return DataCorruption(f"the file {file.path!r} cannot be read ({error.strerror}); {_REMEDY}")
+        return _unreadable(file, error)
     key = (str(path), found.st_ino, found.st_mtime_ns, file.checksum)
     if key in _known:
         return None
@@ -202,26 +206,37 @@ def _first_trouble(file: DataFile, path: Path) -> DataCorruption | None:
     return trouble
 
 
-def _size_trouble(file: DataFile, path: Path) -> DataCorruption | None:
+def _unreadable(file: DataFile, error: OSError) -> WalmillError:
+    """The system does not let us look at a file; only if the disk says so itself is that damage."""
+    short = scarce(error)
+    if short is not None:
+        return short
+    said = f"the file {file.path!r} cannot be read ({error.strerror or error})"
+    if isinstance(error, PermissionError):
+        return Unavailable(f"{said}; the user of this process needs to read it")
+    return DataCorruption(f"{said}; {_REMEDY}")
+
+
+def _size_trouble(file: DataFile, path: Path) -> WalmillError | None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return DataCorruption(f"the file {file.path!r} is missing; {_REMEDY}")
     except OSError as error:
-        return DataCorruption(f"the file {file.path!r} cannot be read ({error.strerror}); {_REMEDY}")
+        return _unreadable(file, error)
     if size != file.bytes:
         return DataCorruption(f"the file {file.path!r} has {size} bytes, and was written with {file.bytes}; {_REMEDY}")
     return None
 
 
-def _checksum_trouble(file: DataFile, path: Path) -> DataCorruption | None:
+def _checksum_trouble(file: DataFile, path: Path) -> WalmillError | None:
     found = 0
     try:
         with path.open("rb") as data:
             while part := data.read(_CHUNK):
                 found = zlib.crc32(part, found)
     except OSError as error:
-        return DataCorruption(f"the file {file.path!r} cannot be read ({error.strerror}); {_REMEDY}")
+        return _unreadable(file, error)
     if found != file.checksum:
         return DataCorruption(
             f"the file {file.path!r} is damaged: its checksum is {found:08x}, and it was written with "

@@ -19,6 +19,7 @@ from attrs import define, field, frozen
 from walmill.clock import Clock
 from walmill.errors import Internal, Superseded, Unavailable, WalmillError
 from walmill.model.cursor import Cursor
+from walmill.scarcity import scarce
 from walmill.store.commit import Commit, from_entry, to_entry
 from walmill.store.draft import Draft
 from walmill.store.lines import LineWrite, prepare_together, together
@@ -374,10 +375,11 @@ class Committer:
         except WalmillError as error:
             answers.append((item.ticket, Outcome(error=error)))
             return None
-        except MemoryError:
-            answers.append((item.ticket, Outcome(error=no_memory())))
-            return None
         except Exception as error:
+            short = scarce(error)
+            if short is not None:
+                answers.append((item.ticket, Outcome(error=short)))
+                return None
             log.exception("a submission could not be decided", submission=type(item.submission).__name__)
             answers.append((item.ticket, Outcome(error=Internal(f"the engine met an error of its own: {error!r}"))))
             return None
@@ -509,8 +511,9 @@ class Committer:
             log.warning("a frame could not be written", error=error.message)
             return error
         log.error("a frame could not be written", error=repr(error))
-        if isinstance(error, MemoryError):
-            return no_memory()
+        short = scarce(error)
+        if short is not None:
+            return short
         if isinstance(error, OSError):
             return Unavailable(
                 f"the log could not be written ({error.strerror or error}); nothing of this write was kept, send it again",
@@ -522,8 +525,3 @@ class Committer:
 def _is_client(submission: Submission) -> bool:
     """Whether a client waits for it: it can be told to send it again."""
     return isinstance(submission, LineWrite) or (isinstance(submission, RowsWrite) and submission.source == "client")
-
-
-def no_memory() -> Unavailable:
-    """Why a write for which memory is short was not done."""
-    return Unavailable("memory is short; nothing of this write was kept, send it again later", retry_after=5)
