@@ -175,6 +175,25 @@ def test_a_batch_that_is_kept_stays_as_it_is_when_its_log_is_released(tmp_path: 
         assert len({one["pid"] for one in engine.worker_processes()["workers"]}) == 1
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_batch_that_is_kept_stays_as_it_is_while_ten_gigabytes_are_written(tmp_path: Path, place: Path) -> None:
+    with Engine.open(data_dir=tmp_path, shutdown_timeout=5.0) as engine:
+        make(engine, "keep")
+        write(engine, 300)
+        wait(lambda: state(engine, "t", "same"))
+        text = pa.array(["x" * 4096] * 1024)
+        for turn in range(10 * 256):
+            time = pa.array(range(turn * 1024, (turn + 1) * 1024), pa.timestamp("ns"))
+            engine.write(pa.table({"s": text, "time": time}), database="d", table="big", tags=[])
+        engine.snapshot()
+        wait(lambda: engine.segments[0].header.first_sequence > 1000)
+        write(engine, 3)
+        wait(lambda: state(engine, "t", "same")[0] == 2)
+        assert state(engine, "t", "same")[1] is True
+        assert len({one["pid"] for one in engine.worker_processes()["workers"]}) == 1
+
+
 @pytest.mark.parametrize(
     ("mebibytes", "limit"),
     [(120, "32MiB"), pytest.param(1024, "300MiB", marks=[pytest.mark.long, pytest.mark.timeout(600)])],
