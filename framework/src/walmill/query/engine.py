@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datafusion import DataFrame, RecordBatchStream, SessionContext
     from datafusion.catalog import Table
 
+    from walmill.query.brake import Brake
     from walmill.query.opened import OpenFiles
     from walmill.query.provider import ExtraSchema, QuerySchema, TableCache
 
@@ -69,6 +70,7 @@ class _Plan:
     files: OpenFiles | None = None
     told: str | None = None
     num_files: int = 0
+    brake: Brake | None = None
 
     def start(self) -> RecordBatchStream:
         """The running query.
@@ -83,7 +85,9 @@ class _Plan:
         return stream
 
     def close(self) -> None:
-        """Removes what was made for the time of the query."""
+        """Removes what was made for the time of the query, and ends what it still does."""
+        if self.brake is not None:
+            self.brake.pull()
         if self.files is not None:
             self.files.folder.close()
 
@@ -319,18 +323,19 @@ class QueryEngine:
         timeout: float | None,
     ) -> _Plan:
         bound = bind(params)
-        sql = rewrite(sql, self._aggregates)
-        plan = self._plan_once(tables, sql, bound, extra)
+        sql, brake = rewrite(sql, self._aggregates)
+        plan = self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake))
         if not plan.schema.probes:
-            return plan
+            return evolve(plan, brake=brake)
         from walmill.query.opened import OpenFiles
 
         opened = OpenFiles()
         try:
-            return self._plan_files(tables, sql, bound, extra, plan, opened, deadline, timeout)
+            found = self._plan_files(tables, sql, bound, extra, plan, opened, deadline, timeout, brake)
         except BaseException:
             opened.folder.close()
             raise
+        return evolve(found, brake=brake)
 
     def _plan_files(
         self,
@@ -342,6 +347,7 @@ class QueryEngine:
         opened: OpenFiles,
         deadline: float | None,
         timeout: float | None,
+        brake: Brake | None,
     ) -> _Plan:
         """The plan of a query over the files that it needs, which its plan with probes tells."""
         from walmill.query.files import plan_table
@@ -359,7 +365,7 @@ class QueryEngine:
                     f"the query needs {count:,} files, and {self._most_files:,} may be read for one (query_max_files); ask for a "
                     "shorter time range"
                 )
-            context = self._context(files=True)
+            context = self._context(files=True, brake=brake)
             plans = {
                 name: plan_table(context, cache, source, files, opened, check)
                 for name, (source, files) in needed.items()
@@ -376,7 +382,7 @@ class QueryEngine:
                 return plan
             # now() of this plan lies between that of the probes before it and of those after it: if both need the same
             # files, so does the plan
-            again = self._needed(self._plan_once(tables, sql, bound, extra))
+            again = self._needed(self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake)))
             if all(set(files) <= set(needed[name][1]) for name, (_, files) in again.items()):
                 return plan
             needed = again
@@ -445,7 +451,7 @@ class QueryEngine:
                 self._cache = provider.TableCache()
             return self._cache
 
-    def _context(self, *, files: bool = False) -> SessionContext:
+    def _context(self, *, files: bool = False, brake: Brake | None = None) -> SessionContext:
         """A session for one query; with `files` one that plans well over sorted files."""
         from datafusion import RuntimeEnvBuilder, SessionConfig
 
@@ -460,6 +466,8 @@ class QueryEngine:
         context = provider.new_context(config, runtime)
         for function in self._functions:
             context.register_udf(function)
+        if brake is not None:
+            context.register_udf(brake.function())
         return context
 
     def functions(self) -> frozenset[str]:

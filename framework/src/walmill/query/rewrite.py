@@ -5,31 +5,43 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
-from walmill.query import cachetables, functions, gapfill
-from walmill.query.syntax import parse, write
+from walmill.query import brake, cachetables, functions, gapfill
+from walmill.query.brake import Brake
+from walmill.query.syntax import Node, parse, write
 
 _MAY_CALL = re.compile("|".join([*functions.NAMES, *gapfill.NAMES, *cachetables.NAMES]), re.IGNORECASE)
 """A text that holds none of these names calls none of the functions, and is not parsed here."""
 
 
-def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> str:
-    """A statement that DataFusion can plan.
+def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, Brake | None]:
+    """A statement that DataFusion can plan, and that can be stopped.
 
     Args:
         sql: One statement.
         aggregates: Gives the names of the functions that aggregate.
 
     Returns:
-        The same text, unless it calls one of the functions.
+        The same text, unless it calls one of the functions, or joins; and what stops its joins.
 
     Raises:
         InvalidRequest: If one of them is called in a way that means nothing.
     """
-    if not _MAY_CALL.search(sql):
-        return sql
+    may_call, may_join = _MAY_CALL.search(sql), brake.MAY_JOIN.search(sql)
+    if not may_call and not may_join:
+        return sql, None
     tree = parse(sql)
     if tree is None:
-        return sql
-    tree = [cachetables.resolve(one) for one in tree]
-    filled = [gapfill.fill(one, aggregates) for one in tree]
-    return write([functions.expand(one) for one in filled])
+        return sql, None
+    if may_call:
+        tree = [cachetables.resolve(one) for one in tree]
+        filled = [gapfill.fill(one, aggregates) for one in tree]
+        tree = [functions.expand(one) for one in filled]
+    fitted = bool(may_join) and any([brake.fit(one) for one in tree if _runs(one)])  # noqa: C419 - each is fitted
+    if not may_call and not fitted:
+        return sql, None
+    return write(tree), brake.Brake() if fitted else None
+
+
+def _runs(statement: Node) -> bool:
+    """Whether a statement is a query that runs, and is not only explained."""
+    return "Query" in statement or bool(statement.get("Explain", {}).get("analyze"))
