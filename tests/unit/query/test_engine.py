@@ -14,6 +14,7 @@ from walmill.buffer.source import TableSource
 from walmill.buffer.table import BIG, TableBuffer
 from walmill.errors import InvalidRequest
 from walmill.model.schema import TableSchema
+from walmill.query import engine as query_engine
 from walmill.query.engine import Made, QueryEngine
 from walmill.query.errors import NotSupported, QueryStopped, QueryTimeout, QueryTooLarge, TableNotFound
 
@@ -31,12 +32,16 @@ def cpu_rows(start, rows, hosts=10):
     )
 
 
-@pytest.fixture(scope="module")
-def engine():
-    engine = QueryEngine(memory_limit=32 * 2**20)
-    engine.query({}, "SELECT 1")  # starts its thread here, not in the first test
-    yield engine
-    engine.close()
+@pytest.fixture(scope="module", params=["quick", "driven"])
+def engine(request):
+    """One that reads small answers where they are asked for, and one that does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "driven":
+            patch.setattr(query_engine, "QUICK_ROWS", -1)
+        engine = QueryEngine(memory_limit=32 * 2**20)
+        engine.query({}, "SELECT * FROM generate_series(1, 1)")  # starts its thread here, not in the first test
+        yield engine
+        engine.close()
 
 
 @pytest.fixture(scope="module")

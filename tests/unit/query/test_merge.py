@@ -78,7 +78,7 @@ def as_integers(table):
 @pytest.fixture(scope="module")
 def engine():
     engine = QueryEngine()
-    engine.query({}, "SELECT 1")  # starts its thread here, not in the first test
+    engine.query({}, "SELECT * FROM generate_series(1, 1)")  # starts its thread here, not in the first test
     yield engine
     engine.close()
 

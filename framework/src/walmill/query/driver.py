@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _SETTLE = 0.05  # seconds that stopped work gets before its loop ends
 _AT_EXIT = 0.25  # seconds that work which was stopped just now gets to leave the interpreter alone before that ends
+_CLOSING = "the engine is closing and takes no more queries"
 _last_work = 0.0
 
 
@@ -58,7 +59,7 @@ class Driver:
         with self._lock:
             if self._closed:
                 work.close()
-                raise QueryStopped("the engine is closing and takes no more queries")
+                raise QueryStopped(_CLOSING)
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="walmill-query", daemon=True)
@@ -67,6 +68,15 @@ class Driver:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
             self._running.add(future)
             return future
+
+    def check(self) -> None:
+        """Looks whether there may be more work.
+
+        Raises:
+            QueryStopped: If the driver is closed.
+        """
+        if self._closed:
+            raise QueryStopped(_CLOSING)
 
     def close(self) -> None:
         """Stops all work and the thread. Waiters get `QueryStopped`. A second call does nothing."""

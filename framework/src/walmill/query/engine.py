@@ -53,6 +53,14 @@ MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
 _NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache", re.IGNORECASE)
 """What a statement says that may concern further schemas; one that says nothing of it cannot name them."""
+QUICK_ROWS = 200_000
+"""A simple statement over so few rows is read without a way to stop it: to have one costs more than to run it."""
+_SLOW = re.compile(
+    r"\b(?:join|with|over)\b|select.*select|(?:series|range|unnest|repeat|pad|space)\s*\(|"
+    r"\bfrom\b(?:(?!\b(?:where|group|order|limit)\b).)*,",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a statement says that may go on for long over few rows; one that says nothing of it takes milliseconds."""
 _EXPLAINS = ("Explain", "Analyze")  # the plans of EXPLAIN
 _LOGICAL = re.compile(
     r"format\s+'?(?:pgjson|graphviz)", re.IGNORECASE
@@ -70,7 +78,9 @@ class _Plan:
     files: OpenFiles | None = None
     told: str | None = None
     num_files: int = 0
+    rows: int = 0
     brake: Brake | None = None
+    quick: bool = False
 
     def start(self) -> RecordBatchStream:
         """The running query.
@@ -211,9 +221,15 @@ class QueryEngine:
         plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
             watch.planned(plan.num_files)
-            future = self._driver.submit(_drain(plan.start(), watch, self._most_rows))
-            watch.started(lambda: _cancel(future))
-            batches = wait(future, deadline, timeout)
+            if plan.quick:
+                self._driver.check()
+                batches = _read_here(plan.start(), watch, self._most_rows)
+                if deadline is not None and time.monotonic() > deadline:
+                    raise out_of_time(timeout)
+            else:
+                future = self._driver.submit(_drain(plan.start(), watch, self._most_rows))
+                watch.started(lambda: _cancel(future))
+                batches = wait(future, deadline, timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
         finally:
@@ -326,7 +342,7 @@ class QueryEngine:
         sql, brake = rewrite(sql, self._aggregates)
         plan = self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake))
         if not plan.schema.probes:
-            return evolve(plan, brake=brake)
+            return evolve(plan, brake=brake, quick=self._is_quick(sql, plan.rows))
         from walmill.query.opened import OpenFiles
 
         opened = OpenFiles()
@@ -335,7 +351,10 @@ class QueryEngine:
         except BaseException:
             opened.folder.close()
             raise
-        return evolve(found, brake=brake)
+        return evolve(found, brake=brake, quick=self._is_quick(sql, found.rows))
+
+    def _is_quick(self, sql: str, rows: int) -> bool:
+        return rows <= QUICK_ROWS and not self._functions and not _SLOW.search(sql)
 
     def _plan_files(
         self,
@@ -377,7 +396,8 @@ class QueryEngine:
             if plan.frame.logical_plan().display() in _EXPLAINS and not _LOGICAL.search(sql):
                 told = [one.told(name, len(needed[name][0].files)) for name, one in sorted(plans.items())]
                 plan = evolve(plan, told="\n".join(told))
-            plan = evolve(plan, num_files=count)
+            rows = sum(file.rows for _, files in needed.values() for file in files)
+            plan = evolve(plan, num_files=count, rows=plan.rows + rows)
             if not _MOVING.search(sql):
                 return plan
             # now() of this plan lies between that of the probes before it and of those after it: if both need the same
@@ -425,7 +445,8 @@ class QueryEngine:
         schema.planned = True
         for other in others.values():
             other.planned = True
-        return _Plan(context, schema, others, frame, files)
+        rows = schema.rows + sum(other.rows for other in others.values())
+        return _Plan(context, schema, others, frame, files, rows=rows)
 
     def _needed(self, plan: _Plan) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
         """The files that a plan with probes needs, by table."""
@@ -606,9 +627,20 @@ class ResultStream(Iterator[pa.RecordBatch]):
                 if self._stopped:
                     raise QueryStopped("the query was stopped before it was done")
                 return None
-            self._future = future = running.driver.submit(_next_batch(running.stream))
+            quick = running.plan.quick
+            if not quick:
+                self._future = running.driver.submit(_next_batch(running.stream))
+            future = self._future
         try:
-            batch = wait(future, running.deadline, running.timeout)
+            if future is None:
+                running.driver.check()
+                batch = _next_here(running.stream)
+                if running.deadline is not None and time.monotonic() > running.deadline:
+                    raise out_of_time(running.timeout)
+                if self._running is None:
+                    raise QueryStopped("the query was stopped before it was done")
+            else:
+                batch = wait(future, running.deadline, running.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             # the error stays in no variable of a frame that it holds: the query would go on until such a ring is found
             raise self._failed(running.meaning(error)) from None
@@ -628,14 +660,33 @@ async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
     return None
 
 
+def _next_here(stream: RecordBatchStream) -> pa.RecordBatch | None:
+    for batch in stream:
+        rows = batch.to_pyarrow()
+        if rows.num_rows:
+            return rows
+    return None
+
+
+def _read_here(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
+    found: list[pa.RecordBatch] = []
+    for batch in stream:
+        found.append(batch.to_pyarrow())
+        _count(found[-1], watch, most_rows)
+    return found
+
+
+def _count(batch: pa.RecordBatch, watch: Watch, most_rows: int | None) -> None:
+    watch.rows += batch.num_rows
+    if most_rows is not None and watch.rows > most_rows:
+        raise too_many_rows(most_rows)
+
+
 async def _drain(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
     found: list[pa.RecordBatch] = []
     async for batch in stream:
-        made: pa.RecordBatch = batch.to_pyarrow()
-        found.append(made)
-        watch.rows += made.num_rows
-        if most_rows is not None and watch.rows > most_rows:
-            raise too_many_rows(most_rows)
+        found.append(batch.to_pyarrow())
+        _count(found[-1], watch, most_rows)
     return found
 
 

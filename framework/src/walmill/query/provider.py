@@ -185,6 +185,7 @@ class QuerySchema(SchemaProvider):
         planned: Set when planning is done.
         failure: What went wrong while a table was made; DataFusion would tell only its text.
         probes: The tables with files that the plan names, by name.
+        rows: In memory, of the tables that the plan names.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class QuerySchema(SchemaProvider):
         self.planned = False
         self.failure: BaseException | None = None
         self.probes: dict[str, tuple[TableSource, Probe]] = {}
+        self.rows = 0
 
     @property
     def table_names(self) -> list[str]:  # type: ignore[override]  # DataFusion reads an attribute, its base class says method
@@ -207,11 +209,12 @@ class QuerySchema(SchemaProvider):
         if name not in self._tables:
             return None
         try:
-            if not self.planned and name in self._made:
-                return self._made[name]
             source = self._tables[name]
             if self.planned:
                 return self._cache.description(source.buffer)
+            self.rows += source.buffer.num_rows
+            if name in self._made:
+                return self._made[name]
             if not source.files:
                 return self._cache.fresh(source)
             if name not in self.probes:
@@ -246,12 +249,14 @@ class ExtraSchema(SchemaProvider):
     Attributes:
         planned: As in `QuerySchema`.
         failure: What went wrong while a table was made.
+        rows: Of the tables that were made.
     """
 
     def __init__(self, cache: TableCache, makers: Mapping[str, Made]) -> None:
         self._cache = cache
         self._makers = makers
         self._made: dict[str, pa.Table] = {}
+        self.rows = 0
         self.planned = False
         self.failure: BaseException | None = None
 
@@ -270,6 +275,7 @@ class ExtraSchema(SchemaProvider):
                 return _described(empty)
             if name not in self._made:
                 self._made[name] = self._makers[name].make()
+                self.rows += self._made[name].num_rows
             return self._cache.of_batches(self._made[name].combine_chunks().to_batches() or [empty])
         except BaseException as error:
             self.failure = error
