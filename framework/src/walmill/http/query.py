@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 
 import anyio.to_thread
@@ -19,7 +20,7 @@ from walmill.http.packing import packed, takes_gzip
 from walmill.http.problems import send_bytes
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
-from walmill.http.streams import send_pieces, watching
+from walmill.http.streams import send_pieces, send_whole, watching
 from walmill.query.desk import Asked, shown
 from walmill.query.encode import Rows
 from walmill.query.engine import ResultStream
@@ -29,6 +30,8 @@ from walmill.query.formats import Format, choose
 QUERY_ID = "walmill-query-id"
 """The header with the number of a query, by which it can be cancelled."""
 QUERIES = "/api/v3/queries"
+SHORT_BYTES = 2**18
+"""An answer up to this is sent as a whole, with its length."""
 MEMBERS = {"db": str, "q": str, "format": str, "params": dict}
 
 
@@ -51,29 +54,62 @@ class QueryEndpoint:
         form = choose(asked.get("format"), header(scope, b"accept"))
         query = engine.ask(asked["db"], asked["q"], origin=origin_of(scope))
 
-        def begin() -> ResultStream:
-            return engine.stream(asked["q"], asked.get("params"), database=asked["db"], asked=query)
+        def begin() -> _Begun:
+            stream = engine.stream(asked["q"], asked.get("params"), database=asked["db"], asked=query)
+            try:
+                return _Begun(stream, *answered(scope, form, stream, said))
+            except BaseException:
+                stream.close()
+                raise
+
+        said = {"content-type": form.content_type, QUERY_ID: str(query.id)}
 
         # From here on a caller who goes away stops the query: as it waits for its turn, is planned, or runs.
         async with watching(receive, query.cancel) as watcher:
             try:
-                stream = await anyio.to_thread.run_sync(begin, limiter=site.queries)
+                begun = await anyio.to_thread.run_sync(begin, limiter=site.queries)
             except QueryStopped:
                 if watcher.done():
                     raise ClientGone from None
                 raise
-            said = {"content-type": form.content_type, QUERY_ID: str(query.id)}
             try:
                 if scope["method"] == "HEAD":
                     await send_bytes(send, 200, b"", said, head=True)
-                    return
-                headers, pieces = answered(scope, form, stream, said)
-                await send_pieces(send, 200, headers, in_threads(pieces, site), watcher)
+                elif begun.whole is not None:
+                    await send_whole(send, 200, begun.headers, begun.whole)
+                else:
+                    await send_pieces(send, 200, begun.headers, in_threads(begun.pieces, site), watcher)
             except QueryStopped:
                 if not watcher.done():
                     raise
             finally:
-                stream.close()
+                begun.stream.close()
+
+
+class _Begun:
+    """An answer as far as it is made in the thread that asks: all of it if it is short, and soon there.
+
+    Attributes:
+        stream: The rows.
+        headers: Of the answer.
+        pieces: The body, from its beginning.
+        whole: The body; None if it is long, or may take a while.
+    """
+
+    def __init__(self, stream: ResultStream, headers: list[tuple[bytes, bytes]], pieces: Iterator[bytes]) -> None:
+        self.stream, self.headers, self.pieces = stream, headers, pieces
+        self.whole: bytes | None = None
+        if not stream.quick:
+            return
+        made: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            made.append(piece)
+            size += len(piece)
+            if size > SHORT_BYTES:
+                self.pieces = itertools.chain(made, pieces)
+                return
+        self.whole = b"".join(made)
 
 
 class InfluxqlRowsEndpoint:

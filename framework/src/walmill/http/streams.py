@@ -44,6 +44,20 @@ async def watching(receive: Receive, gone: Callable[[], None]) -> AsyncIterator[
             await watcher
 
 
+async def send_whole(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    """Sends an answer that is there.
+
+    Args:
+        send: Of the request.
+        status: HTTP status.
+        headers: As ASGI wants them, without the length.
+        body: The body.
+    """
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
 async def send_pieces(
     send: Send,
     status: int,

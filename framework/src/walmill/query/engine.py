@@ -53,7 +53,7 @@ MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
 _NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache", re.IGNORECASE)
 """What a statement says that may concern further schemas; one that says nothing of it cannot name them."""
-QUICK_ROWS = 200_000
+QUICK_ROWS = 500_000
 """A simple statement over so few rows is read without a way to stop it: to have one costs more than to run it."""
 _SLOW = re.compile(
     r"\b(?:join|with|over)\b|select.*select|(?:series|range|unnest|repeat|pad|space)\s*\(|"
@@ -438,8 +438,11 @@ class QueryEngine:
             if bound:
                 unbound = context.sql(sql, options=options)
                 check_used(bound, unbound.logical_plan().display_indent())
-            # a value that no query can use makes DataFusion check for placeholders without one
-            frame = context.sql(sql, options=options, param_values={**bound, "": None})
+            if bound or "$" in sql:
+                # a value that no query can use makes DataFusion check for placeholders without one
+                frame = context.sql(sql, options=options, param_values={**bound, "": None})
+            else:
+                frame = context.sql(sql, options=options)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             raise self._meaning(error, schema, others, files) from None
         schema.planned = True
@@ -547,6 +550,7 @@ class ResultStream(Iterator[pa.RecordBatch]):
 
     Attributes:
         schema: Columns of all batches.
+        quick: Whether all of it is there in some milliseconds.
     """
 
     def __init__(self, running: _Running) -> None:
@@ -555,6 +559,7 @@ class ResultStream(Iterator[pa.RecordBatch]):
         self._future: Future[pa.RecordBatch | None] | None = None
         self._last = running.plan.last()
         self._stopped = False
+        self.quick = running.plan.quick
         running.watch.started(self.stop)
         self._first = self._read()
         self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
