@@ -52,7 +52,9 @@ from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
 from walmill.query.desk import Asked, Desk
-from walmill.query.engine import Extra, QueryEngine, ResultStream
+from walmill.query.engine import QueryEngine
+from walmill.query.plan import Extra
+from walmill.query.results import ResultStream
 from walmill.room import Room
 from walmill.snapshot.head import Head
 from walmill.snapshot.manifest import Loaded, Manifest, load

@@ -16,7 +16,7 @@ from walmill.errors import DataCorruption
 from walmill.model.catalog import INTERNAL, Catalog
 from walmill.plugins.description import PluginDescription
 from walmill.query.desk import Asked, shown
-from walmill.query.engine import Extra, Made
+from walmill.query.plan import Extra, Made
 from walmill.scarcity import scarce
 from walmill.store.view import View
 

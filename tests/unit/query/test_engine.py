@@ -15,8 +15,9 @@ from walmill.buffer.table import BIG, TableBuffer
 from walmill.errors import InvalidRequest
 from walmill.model.schema import TableSchema
 from walmill.query import engine as query_engine
-from walmill.query.engine import Made, QueryEngine
+from walmill.query.engine import QueryEngine
 from walmill.query.errors import NotSupported, QueryStopped, QueryTimeout, QueryTooLarge, TableNotFound
+from walmill.query.plan import Made
 
 CPU = TableSchema("cpu", ("host",), {"load": "float64"})
 ENDLESS = "SELECT sum(sqrt(value)) AS s FROM generate_series(1, 1000000000000)"

@@ -30,7 +30,7 @@ from walmill_worker.context import ContextBase
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from walmill.query.engine import ResultStream
+    from walmill.query.results import ResultStream
 
 
 class RunHost(Protocol):

@@ -47,7 +47,7 @@ from walmill_worker.replies import Answer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from walmill.query.engine import ResultStream
+    from walmill.query.results import ResultStream
 
 T = TypeVar("T")
 PREPARED_RUNS = 16

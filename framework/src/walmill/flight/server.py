@@ -25,8 +25,8 @@ from walmill.flight.problems import flight_error
 from walmill.flight.ticket import DATABASE_HEADERS, FORM, Ticket, parse_ticket, to_bytes
 from walmill.influxql.translate import quoted
 from walmill.query.desk import Asked
-from walmill.query.engine import ResultStream
 from walmill.query.errors import NotSupported
+from walmill.query.results import ResultStream
 
 WHO = "who"
 SOCKET_PATH_BYTES = 103

@@ -23,9 +23,9 @@ from walmill.http.site import Site
 from walmill.http.streams import send_pieces, send_whole, watching
 from walmill.query.desk import Asked, shown
 from walmill.query.encode import Rows
-from walmill.query.engine import ResultStream
 from walmill.query.errors import QueryStopped
 from walmill.query.formats import Format, choose
+from walmill.query.results import ResultStream
 
 QUERY_ID = "walmill-query-id"
 """The header with the number of a query, by which it can be cancelled."""

@@ -6,48 +6,32 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from attrs import evolve, frozen
+from attrs import evolve
 
 from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
 from walmill.model.files import DataFile
 from walmill.query.driver import Driver, out_of_time, wait
-from walmill.query.errors import QueryStopped, QueryTooLarge, translate
+from walmill.query.errors import QueryTooLarge, translate
 from walmill.query.parameters import bind, check_used
+from walmill.query.plan import Extra, Plan
+from walmill.query.results import Nobody, ResultStream, Running, Watch, cancel, drain, read_here
 from walmill.query.rewrite import rewrite
 from walmill.scarcity import scarce
 from walmill_hookspecs import SqlFunction
 
 if TYPE_CHECKING:
-    from datafusion import DataFrame, RecordBatchStream, SessionContext
+    from datafusion import SessionContext
     from datafusion.catalog import Table
 
     from walmill.query.brake import Brake
     from walmill.query.opened import OpenFiles
     from walmill.query.provider import ExtraSchema, QuerySchema, TableCache
 
-
-@frozen
-class Made:
-    """A table that is made when a query names it.
-
-    Attributes:
-        schema: Gives its columns, without making it.
-        make: Makes it.
-    """
-
-    schema: Callable[[], pa.Schema]
-    make: Callable[[], pa.Table]
-
-
-Extra = Mapping[str, Mapping[str, Made]]
-"""Further schemas: for each its tables."""
 
 MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
@@ -65,91 +49,6 @@ _EXPLAINS = ("Explain", "Analyze")  # the plans of EXPLAIN
 _LOGICAL = re.compile(
     r"format\s+'?(?:pgjson|graphviz)", re.IGNORECASE
 )  # forms of EXPLAIN that plan no reading of files
-
-
-@frozen
-class _Plan:
-    """A planned query and all that has to live as long as it runs."""
-
-    context: SessionContext
-    schema: QuerySchema
-    extra: Mapping[str, ExtraSchema]
-    frame: DataFrame
-    files: OpenFiles | None = None
-    told: str | None = None
-    num_files: int = 0
-    rows: int = 0
-    brake: Brake | None = None
-    quick: bool = False
-
-    def start(self) -> RecordBatchStream:
-        """The running query.
-
-        Raises:
-            DataCorruption: If a file has gone since it was planned.
-        """
-        stream = self.frame.execute_stream()
-        if self.files is not None:
-            # the planner lists the files only now, and leaves out what is not there
-            self.files.check()
-        return stream
-
-    def close(self) -> None:
-        """Removes what was made for the time of the query, and ends what it still does."""
-        if self.brake is not None:
-            self.brake.pull()
-        if self.files is not None:
-            self.files.folder.close()
-
-    def last(self) -> list[pa.RecordBatch]:
-        """What comes behind the rows of the plan: how tables were read, if that was asked."""
-        if self.told is None:
-            return []
-        return [pa.RecordBatch.from_pylist([{"plan_type": "files", "plan": self.told}], schema=self.frame.schema())]
-
-
-class Watch(Protocol):
-    """Who follows a query."""
-
-    rows: int
-
-    def planned(self, files: int) -> None:
-        """It is planned and reads so many files; raises to end it here."""
-
-    def started(self, stop: Callable[[], None]) -> None:
-        """It runs, and this stops it; from any thread."""
-
-    def end(self, error: BaseException | None = None) -> None:
-        """It has ended. Maybe called more than once."""
-
-
-class _Nobody:
-    """Follows nothing."""
-
-    rows = 0
-
-    def planned(self, files: int) -> None:
-        """Nothing."""
-
-    def started(self, stop: Callable[[], None]) -> None:
-        """Nothing."""
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Nothing."""
-
-
-@frozen
-class _Running:
-    """A query whose batches are being read."""
-
-    plan: _Plan
-    stream: RecordBatchStream
-    driver: Driver
-    deadline: float | None
-    timeout: float | None
-    meaning: Callable[[BaseException], BaseException]
-    watch: Watch
-    most_rows: int | None
 
 
 class QueryEngine:
@@ -216,19 +115,19 @@ class QueryEngine:
             QueryStopped: If the engine was closed meanwhile.
             DataCorruption: If a file of a table is missing or damaged; the message names it.
         """
-        watch = watch or _Nobody()
+        watch = watch or Nobody()
         deadline = None if timeout is None else time.monotonic() + timeout
         plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
             watch.planned(plan.num_files)
             if plan.quick:
                 self._driver.check()
-                batches = _read_here(plan.start(), watch, self._most_rows)
+                batches = read_here(plan.start(), watch, self._most_rows)
                 if deadline is not None and time.monotonic() > deadline:
                     raise out_of_time(timeout)
             else:
-                future = self._driver.submit(_drain(plan.start(), watch, self._most_rows))
-                watch.started(lambda: _cancel(future))
+                future = self._driver.submit(drain(plan.start(), watch, self._most_rows))
+                watch.started(lambda: cancel(future))
                 batches = wait(future, deadline, timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
@@ -262,7 +161,7 @@ class QueryEngine:
         Raises:
             WalmillError: As `query` does, if it goes wrong before the first batch; later errors come from the stream.
         """
-        watch = watch or _Nobody()
+        watch = watch or Nobody()
         deadline = None if timeout is None else time.monotonic() + timeout
         plan = self._plan(tables, sql, params, extra, deadline, timeout)
         try:
@@ -271,7 +170,7 @@ class QueryEngine:
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             plan.close()
             raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
-        running = _Running(
+        running = Running(
             plan,
             stream,
             self._driver,
@@ -323,7 +222,7 @@ class QueryEngine:
         extra: Extra | None,
         deadline: float | None,
         timeout: float | None,
-    ) -> _Plan:
+    ) -> Plan:
         try:
             return self._plan_all(tables, sql, params, extra, deadline, timeout)
         except OSError as error:  # also of an import
@@ -337,7 +236,7 @@ class QueryEngine:
         extra: Extra | None,
         deadline: float | None,
         timeout: float | None,
-    ) -> _Plan:
+    ) -> Plan:
         bound = bind(params)
         sql, brake = rewrite(sql, self._aggregates)
         plan = self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake))
@@ -362,12 +261,12 @@ class QueryEngine:
         sql: str,
         bound: Mapping[str, Any],
         extra: Extra | None,
-        probed: _Plan,
+        probed: Plan,
         opened: OpenFiles,
         deadline: float | None,
         timeout: float | None,
         brake: Brake | None,
-    ) -> _Plan:
+    ) -> Plan:
         """The plan of a query over the files that it needs, which its plan with probes tells."""
         from walmill.query.files import plan_table
 
@@ -417,7 +316,7 @@ class QueryEngine:
         context: SessionContext | None = None,
         made: Mapping[str, Table] | None = None,
         files: OpenFiles | None = None,
-    ) -> _Plan:
+    ) -> Plan:
         """Plans a query; without `made`, tables that have files are probes."""
         from datafusion import SQLOptions
 
@@ -449,9 +348,9 @@ class QueryEngine:
         for other in others.values():
             other.planned = True
         rows = schema.rows + sum(other.rows for other in others.values())
-        return _Plan(context, schema, others, frame, files, rows=rows)
+        return Plan(context, schema, others, frame, files, rows=rows)
 
-    def _needed(self, plan: _Plan) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
+    def _needed(self, plan: Plan) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
         """The files that a plan with probes needs, by table."""
         try:
             plan.frame.execution_plan()
@@ -540,167 +439,3 @@ class QueryEngine:
         if files is not None and isinstance(meaning, Internal):
             return files.trouble() or meaning
         return meaning
-
-
-class ResultStream(Iterator[pa.RecordBatch]):
-    """The rows of a running query. Made by `QueryEngine.stream`; one thread reads, any thread may close.
-
-    `to_reader()` gives a `pyarrow.RecordBatchReader` for libraries that want one; that class cannot stop a query when it is
-    closed, so it is not what the engine hands out.
-
-    Attributes:
-        schema: Columns of all batches.
-        quick: Whether all of it is there in some milliseconds.
-    """
-
-    def __init__(self, running: _Running) -> None:
-        self._lock = threading.Lock()
-        self._running: _Running | None = running
-        self._future: Future[pa.RecordBatch | None] | None = None
-        self._last = running.plan.last()
-        self._stopped = False
-        self.quick = running.plan.quick
-        running.watch.started(self.stop)
-        self._first = self._read()
-        self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
-
-    def __iter__(self) -> ResultStream:
-        return self
-
-    def __next__(self) -> pa.RecordBatch:
-        batch, self._first = self._first, None
-        if batch is None:
-            batch = self._read()
-        if batch is None:
-            self.close()
-            raise StopIteration
-        self._count(batch)
-        return batch
-
-    def _count(self, batch: pa.RecordBatch) -> None:
-        running = self._running
-        if running is None:
-            return
-        running.watch.rows += batch.num_rows
-        if running.most_rows is not None and running.watch.rows > running.most_rows:
-            raise self._failed(too_many_rows(running.most_rows))
-
-    def read_all(self) -> pa.Table:
-        """All rows that were not read yet."""
-        return pa.Table.from_batches(self, self.schema)
-
-    def to_reader(self) -> pa.RecordBatchReader:
-        """The rows that were not read yet as a pyarrow reader. When it is dropped, this stream is closed."""
-        return pa.RecordBatchReader.from_batches(self.schema, _closing(self))
-
-    def stop(self) -> None:
-        """Stops the query: whoever reads on gets `QueryStopped`, so that what was read does not pass for the whole answer."""
-        self._stopped = self._running is not None
-        self.close()
-
-    def close(self) -> None:
-        """Stops the query if it still runs. A thread that waits for a batch gets `QueryStopped`. May be called often."""
-        self._end(None)
-
-    def _failed(self, error: BaseException) -> BaseException:
-        self._end(error)
-        return error
-
-    def _end(self, error: BaseException | None) -> None:
-        with self._lock:
-            future, self._future = self._future, None
-            running, self._running, self._first = self._running, None, None
-        if future is not None:
-            future.cancel()
-        if running is not None:
-            running.plan.close()
-            running.watch.end(error)
-
-    def __enter__(self) -> ResultStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _read(self) -> pa.RecordBatch | None:
-        """The next batch that has rows; None at the end."""
-        with self._lock:
-            running = self._running
-            if running is None:
-                if self._stopped:
-                    raise QueryStopped("the query was stopped before it was done")
-                return None
-            quick = running.plan.quick
-            if not quick:
-                self._future = running.driver.submit(_next_batch(running.stream))
-            future = self._future
-        try:
-            if future is None:
-                running.driver.check()
-                batch = _next_here(running.stream)
-                if running.deadline is not None and time.monotonic() > running.deadline:
-                    raise out_of_time(running.timeout)
-                if self._running is None:
-                    raise QueryStopped("the query was stopped before it was done")
-            else:
-                batch = wait(future, running.deadline, running.timeout)
-        except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            # the error stays in no variable of a frame that it holds: the query would go on until such a ring is found
-            raise self._failed(running.meaning(error)) from None
-        return self._last.pop() if batch is None and self._last else batch
-
-
-def _closing(stream: ResultStream) -> Iterator[pa.RecordBatch]:
-    with stream:
-        yield from stream
-
-
-async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
-    async for batch in stream:
-        rows = batch.to_pyarrow()
-        if rows.num_rows:
-            return rows
-    return None
-
-
-def _next_here(stream: RecordBatchStream) -> pa.RecordBatch | None:
-    for batch in stream:
-        rows = batch.to_pyarrow()
-        if rows.num_rows:
-            return rows
-    return None
-
-
-def _read_here(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
-    found: list[pa.RecordBatch] = []
-    for batch in stream:
-        found.append(batch.to_pyarrow())
-        _count(found[-1], watch, most_rows)
-    return found
-
-
-def _count(batch: pa.RecordBatch, watch: Watch, most_rows: int | None) -> None:
-    watch.rows += batch.num_rows
-    if most_rows is not None and watch.rows > most_rows:
-        raise too_many_rows(most_rows)
-
-
-async def _drain(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
-    found: list[pa.RecordBatch] = []
-    async for batch in stream:
-        found.append(batch.to_pyarrow())
-        _count(found[-1], watch, most_rows)
-    return found
-
-
-def too_many_rows(most: int) -> QueryTooLarge:
-    """The error of a query whose answer is too long."""
-    return QueryTooLarge(
-        f"the answer has more than {most:,} rows, which is the limit (query_max_rows); add a LIMIT, or ask for less"
-    )
-
-
-def _cancel(future: Future[Any]) -> None:
-    future.cancel()

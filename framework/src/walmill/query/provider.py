@@ -26,7 +26,7 @@ from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.choose import FileIndex, Probe
 
 if TYPE_CHECKING:
-    from walmill.query.engine import Made
+    from walmill.query.plan import Made
 
 CATALOG = "public"
 SCHEMA = "iox"

@@ -10,7 +10,7 @@ from walmill.errors import NotFound
 from walmill.model.catalog import Database
 from walmill.model.valuecache import Kind, ValueCache
 from walmill.query.cachetables import SEPARATOR
-from walmill.query.engine import Extra, Made
+from walmill.query.plan import Extra, Made
 from walmill.store.view import View
 from walmill.values.content import shown_schema
 from walmill.values.keep import ValueCaches
