@@ -207,6 +207,23 @@ def test_a_token_from_its_creation_to_its_end(local: Command, server: Any, monke
     assert "refused the token" in sentence(local("show", "databases"))
 
 
+def test_what_a_token_may_ask(local: Command) -> None:
+    three = "SELECT value FROM generate_series(1, 3)"
+    good(local("create", "database", "asked"))
+    made = good(local("create", "token", "--query-max-rows", "2", "--query-timeout", "10s", "--format", "json", "wall"))
+    token = json.loads(made)["token"]
+    ask = ("query", "-d", "asked", "--token", token, three)
+    assert "more than 2 rows, which is the limit of this token" in sentence(local(*ask))
+    assert "max_rows 2, timeout 10s" in good(local("show", "tokens"))
+    good(local("update", "token", "wall", "--query-memory-limit", "64MiB", "--query-max-files", "3"))
+    assert good(local(*ask)).count("|") > 0
+    assert "max_files 3, memory_limit 64MiB" in good(local("show", "tokens"))
+    assert "there is no token 'nobody'" in sentence(local("update", "token", "nobody"))
+    assert "query_timeout" in sentence(local("update", "token", "wall", "--query-timeout", "soon"))
+    assert local("update", "token", "wall", "--query-max-rows", "0").code == 2
+    good(local("delete", "token", "wall"))
+
+
 def test_the_last_token_cannot_be_deleted(local: Command) -> None:
     assert "'_operator' is the last one" in sentence(local("delete", "token", "_operator"))
     good(local("show", "tokens"))

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import evolve
+
 from walmill import databases
 from walmill.auth.tokens import hash_token, new_token
 from walmill.databases import Gone
 from walmill.errors import Conflict, NotFound
-from walmill.model.catalog import Token, put_token
+from walmill.model.catalog import QueryLimits, Token, put_token
 from walmill.store.draft import Draft
 from walmill.store.view import View
 
@@ -153,12 +155,13 @@ class Definitions(ABC):
 
     # ---- tokens
 
-    def create_token(self, name: str, *, expires_at: int | None = None) -> str:
+    def create_token(self, name: str, *, expires_at: int | None = None, limits: QueryLimits | None = None) -> str:
         """Makes a token; only its hash is kept, so this is the only time that it can be read.
 
         Args:
             name: Unique.
             expires_at: When it ends, ns; None never.
+            limits: What one query with it may take, within the server's limits.
 
         Raises:
             Conflict: If the name is taken.
@@ -168,10 +171,31 @@ class Definitions(ABC):
         def decide(draft: Draft) -> None:
             if name in draft.catalog.tokens:
                 raise Conflict(f"there is a token {name!r} already; delete it first, or take another name")
-            draft.define(put_token(Token(name, hash_token(token), draft.time, expires_at)))
+            draft.define(
+                put_token(Token(name, hash_token(token), draft.time, expires_at, limits=limits or QueryLimits()))
+            )
 
         self.define(decide)
         return token
+
+    def update_token(self, name: str, limits: QueryLimits) -> None:
+        """Gives a token other limits; they hold for queries that come.
+
+        Args:
+            name: Of the token.
+            limits: As in `create_token`; those that are not given are the server's.
+
+        Raises:
+            NotFound: If there is none.
+        """
+
+        def decide(draft: Draft) -> None:
+            token = draft.catalog.tokens.get(name)
+            if token is None:
+                raise no_token(name)
+            draft.define(put_token(evolve(token, limits=limits)))
+
+        self.define(decide)
 
     def delete_token(self, name: str) -> None:
         """Deletes a token.
@@ -182,7 +206,7 @@ class Definitions(ABC):
 
         def decide(draft: Draft) -> None:
             if name not in draft.catalog.tokens:
-                raise NotFound(f"there is no token {name!r}; `walmill show tokens` lists them")
+                raise no_token(name)
             draft.define({"op": "drop_token", "name": name})
 
         self.define(decide)
@@ -191,3 +215,8 @@ class Definitions(ABC):
         """The tokens as they are kept, by name."""
         tokens = self.view().catalog.tokens
         return [tokens[name] for name in sorted(tokens)]
+
+
+def no_token(name: str) -> NotFound:
+    """The error for a name that no token has."""
+    return NotFound(f"there is no token {name!r}; `walmill show tokens` lists them")

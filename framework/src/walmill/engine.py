@@ -422,9 +422,11 @@ class Engine(Caches):
             database: The database that it names.
             text: The statement.
             kind: How it is asked.
-            origin: Who asks.
+            origin: Who asks; if it is the name of a token, its limits hold.
         """
-        return self._desk.ask(database, text, kind=kind, origin=origin)
+        token = self.view().catalog.tokens.get(origin) if origin else None
+        limits = None if token is None else token.limits
+        return self._desk.ask(database, text, kind=kind, origin=origin, limits=limits)
 
     def schema_of(self, sql: str, params: Mapping[str, Any] | None = None, *, database: str) -> pa.Schema:
         """The columns that a query would give; it is planned and not run.
@@ -495,6 +497,7 @@ class Engine(Caches):
         seconds = self.options.query_timeout if timeout is None else timeout
         if asked is None:
             asked = self._desk.ask(database, sql, origin=origin)
+        seconds = asked.allowed(seconds)
         try:
             self._desk.enter(asked, seconds, waits=origin != PLUGIN)
             return self._queries.stream(
@@ -504,6 +507,7 @@ class Engine(Caches):
                 timeout=asked.left(seconds),
                 extra=self._extra(view, database, sql),
                 watch=asked,
+                limits=asked.limits,
             )
         except BaseException as error:
             asked.end(error)

@@ -117,7 +117,16 @@ TABLES: Columns = {
     "deleted": pa.bool_(),
     "hard_deletion_time": NS,
 }
-TOKENS: Columns = {"name": pa.string(), "created_at": NS, "expiry": NS, "permissions": pa.string()}
+TOKENS: Columns = {
+    "name": pa.string(),
+    "created_at": NS,
+    "expiry": NS,
+    "permissions": pa.string(),
+    "query_timeout_ns": pa.int64(),
+    "query_memory_limit_bytes": pa.int64(),
+    "query_max_rows": pa.int64(),
+    "query_max_files": pa.int64(),
+}
 
 
 QUERIES: Columns = {
@@ -409,6 +418,10 @@ def _tokens(catalog: Catalog) -> pa.Table:
             "created_at": one.created_at,
             "expiry": one.expires_at,
             "permissions": ",".join(one.permissions),
+            "query_timeout_ns": one.limits.timeout,
+            "query_memory_limit_bytes": one.limits.memory,
+            "query_max_rows": one.limits.rows,
+            "query_max_files": one.limits.files,
         }
         for one in catalog.tokens.values()
     ]

@@ -178,7 +178,7 @@ def test_a_query_may_read_so_many_files(tmp_path: Any) -> None:
         assert engine.query("SELECT v FROM cpu WHERE time < '1970-01-02'", database="d").num_rows == 1
         assert engine.queries()[-1].files == 1
         with pytest.raises(
-            QueryTooLarge, match=r"the query needs 3 files, and 1 may be read for one \(query_max_files\)"
+            QueryTooLarge, match=r"the query needs 3 files, and 1 may be read for one, the limit \(query_max_files\)"
         ):
             engine.query("SELECT v FROM cpu", database="d")
 

@@ -140,8 +140,8 @@ def test_each_plan_asks_again_when_the_clock_may_have_moved_on(engine, store, mo
     looks = []
     needed = engine._needed
 
-    def late(plan):
-        found = needed(plan)
+    def late(*asked):
+        found = needed(*asked)
         looks.append(len(found["cpu"][1]))
         if len(looks) == 1:
             return {name: (source, files[:1]) for name, (source, files) in found.items()}

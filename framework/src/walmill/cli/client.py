@@ -375,12 +375,18 @@ class Client(Connection):
         """The tokens, without values and hashes."""
         return self.rows_of(self.request("GET", TOKENS))
 
-    def create_token(self, name: str, *, expiry_secs: int | None = None) -> dict[str, Any]:
+    def create_token(
+        self, name: str, *, expiry_secs: int | None = None, limits: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Creates a token; the answer holds it, this once."""
-        body: dict[str, Any] = {"token_name": name}
+        body: dict[str, Any] = {"token_name": name, **(limits or {})}
         if expiry_secs is not None:
             body["expiry_secs"] = expiry_secs
         return self.object_of(self.request("POST", TOKENS, body=body))
+
+    def update_token(self, name: str, limits: Mapping[str, Any]) -> None:
+        """Gives the queries of a token other limits."""
+        self.request("PUT", TOKENS, body={"token_name": name, **limits})
 
     def delete_token(self, name: str) -> None:
         """Deletes a token."""

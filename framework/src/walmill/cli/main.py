@@ -50,10 +50,11 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         },
     ),
     "update": (
-        "Change how long rows are kept.",
+        "Change how long rows are kept, or what a token may ask.",
         {
             "database": Lazy(f"{CLI}.database:update_database", "Change how long the rows of a database are kept."),
             "table": Lazy(f"{CLI}.table:update_table", "Change how long the rows of a table are kept."),
+            "token": Lazy(f"{CLI}.token:update_token", "Change what the queries of a token may take."),
         },
     ),
     "restore": (
@@ -160,7 +161,7 @@ cli = LazyGroup(
         "show": Lazy(
             f"{CLI}.main:show", "Show databases, tables, triggers, tokens, plugins, where the data is.", _DATA
         ),
-        "update": Lazy(f"{CLI}.main:update", "Change how long rows are kept.", _DATA),
+        "update": Lazy(f"{CLI}.main:update", "Change how long rows are kept, or what a token may ask.", _DATA),
         "enable": Lazy(f"{CLI}.main:enable", "Enable a trigger.", _DATA),
         "disable": Lazy(f"{CLI}.main:disable", "Disable a trigger.", _DATA),
         "top": Lazy(f"{CLI}.top:top", "Show live what triggers are doing.", _DATA),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,17 +26,53 @@ def _name(positional: str | None, named: str | None) -> str:
     return name
 
 
+def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what bounds the queries of a token; the command gets `limits`."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any, query_timeout: str | None, query_memory_limit: str | None, query_max_rows: int | None, **more: Any
+    ) -> Any:
+        limits = {
+            "query_timeout": query_timeout,
+            "query_memory_limit": query_memory_limit,
+            "query_max_rows": query_max_rows,
+            "query_max_files": more.pop("query_max_files"),
+        }
+        return command(*args, limits={name: value for name, value in limits.items() if value is not None}, **more)
+
+    for option in (
+        click.option("--query-timeout", metavar="DURATION", help="How long one query may take, such as 10s."),
+        click.option("--query-memory-limit", metavar="SIZE", help="Memory for its sorts, joins and groups: 256MiB."),
+        click.option("--query-max-rows", type=click.IntRange(1), metavar="N", help="Rows that its answer may have."),
+        click.option("--query-max-files", type=click.IntRange(1), metavar="N", help="Files that may be read for it."),
+    ):
+        run = option(run)
+    return run
+
+
 @click.command()
 @click.option("--admin", is_flag=True, help="A token that may do everything; at present all may.")
 @click.option("--name", "named", help="The name, as InfluxDB takes it.")
 @click.option("--expiry", metavar="DURATION", help="How long it is good for, such as 10d; else for ever.")
 @click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@_limit_options
 @click.argument("name", required=False)
 @server_options
 def create_token(
-    *, client: Client, admin: bool, named: str | None, expiry: str | None, output_format: str, name: str | None
+    *,
+    client: Client,
+    admin: bool,
+    named: str | None,
+    expiry: str | None,
+    output_format: str,
+    name: str | None,
+    limits: Mapping[str, Any],
 ) -> None:
-    """Create the token NAME. It is shown this once; the server keeps only its hash."""
+    """Create the token NAME. It is shown this once; the server keeps only its hash.
+
+    The limits bound each query that is asked with it, within those of the server.
+    """
     del admin
     from walmill import units
 
@@ -44,7 +82,7 @@ def create_token(
         seconds, left = divmod(nanoseconds, units.SECOND)
         if left:
             raise InvalidRequest(f"the expiry {expiry!r} is not a whole number of seconds")
-    made = client.create_token(_name(name, named), expiry_secs=seconds)
+    made = client.create_token(_name(name, named), expiry_secs=seconds, limits=limits)
     if output_format == "json":
         click.echo(json.dumps(made, indent=2))
         return
@@ -76,8 +114,19 @@ def show_tokens(*, client: Client, output_format: str) -> None:
         "created": _when("created_at", ""),
         "expires": _when("expires_at", "never"),
         "permissions": lambda row: ", ".join(row.get("permissions") or ()),
+        "limits": lambda row: ", ".join(f"{name[6:]} {row[name]}" for name in sorted(row) if name.startswith("query_")),
     }
     say(records(client.tokens(), columns, output_format, empty="There is no token."))
+
+
+@click.command()
+@_limit_options
+@click.argument("name")
+@server_options
+def update_token(*, client: Client, name: str, limits: Mapping[str, Any]) -> None:
+    """Give the queries of the token NAME these limits; the server's hold for what is not given."""
+    client.update_token(name, limits)
+    click.echo(f"Token {name} updated successfully")
 
 
 @click.command()

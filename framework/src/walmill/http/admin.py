@@ -13,12 +13,28 @@ from walmill.errors import Conflict, InvalidRequest
 from walmill.http.fields import read_fields, required
 from walmill.http.resource import json_response, resource
 from walmill.http.site import Site
-from walmill.units import INT64_MAX, format_time
+from walmill.model.catalog import QueryLimits
+from walmill.units import (
+    INT64_MAX,
+    MILLISECOND,
+    format_duration,
+    format_size,
+    format_time,
+    parse_duration,
+    parse_size,
+)
 
 TOKEN = "/api/v3/configure/token"  # noqa: S105 - a path
 PLUGINS = "/api/v3/plugins"
 MAX_EXPIRY = 100 * 365 * 86_400
 """Longest life of a token, seconds."""
+LIMITS: dict[str, type] = {
+    "query_timeout": str,
+    "query_memory_limit": str,
+    "query_max_rows": int,
+    "query_max_files": int,
+}
+"""What bounds the queries of a token, and the type of each."""
 
 
 def routes(site: Site) -> list[BaseRoute]:
@@ -37,13 +53,21 @@ def routes(site: Site) -> list[BaseRoute]:
 
     async def create_token(request: Request) -> Response:
         engine = site.engine
-        asked = await fields(request, token_name=str, expiry_secs=int)
+        asked = await fields(request, token_name=str, expiry_secs=int, **LIMITS)
         required(asked, "token_name")
+        limits = _limits(asked)
         name, ends = asked["token_name"], _expiry(asked.get("expiry_secs"), engine.options.clock.now_ns())
         if len(name) > 255 or not name.isprintable():
             raise InvalidRequest(f"the token name {name!r:.60} must have 1 to 255 printable characters")
-        token = await site.call(engine.create_token, name, expires_at=ends)
-        return json_response({"token": token, "name": name, "expires_at": _shown(ends)}, status=201)
+        token = await site.call(engine.create_token, name, expires_at=ends, limits=limits)
+        made = {"token": token, "name": name, "expires_at": _shown(ends), **_told(limits)}
+        return json_response(made, status=201)
+
+    async def update_token(request: Request) -> Response:
+        asked = await fields(request, token_name=str, **LIMITS)
+        required(asked, "token_name")
+        await site.call(site.engine.update_token, asked["token_name"], _limits(asked))
+        return Response(status_code=200)
 
     async def delete_token(request: Request) -> Response:
         engine = site.engine
@@ -63,7 +87,7 @@ def routes(site: Site) -> list[BaseRoute]:
         return json_response([one.to_json() for one in await site.call(engine.plugins)])
 
     return [
-        resource(TOKEN, GET=show_tokens, POST=create_token, DELETE=delete_token),
+        resource(TOKEN, GET=show_tokens, POST=create_token, PUT=update_token, DELETE=delete_token),
         resource(PLUGINS, GET=show_plugins),
     ]
 
@@ -78,6 +102,31 @@ def _expiry(seconds: int | None, now: int) -> int | None:
     return min(now + seconds * 1_000_000_000, INT64_MAX)
 
 
+def _limits(asked: dict[str, Any]) -> QueryLimits:
+    """The limits that a request names; what it does not name is as the server has it."""
+    timeout, memory = asked.get("query_timeout"), asked.get("query_memory_limit")
+    for name in ("query_max_rows", "query_max_files"):
+        if asked.get(name) is not None and not 1 <= asked[name] <= INT64_MAX:
+            raise InvalidRequest(f"{name}={asked[name]} must be at least 1; leave it out for the server's limit")
+    return QueryLimits(
+        timeout=None if timeout is None else parse_duration(timeout, what="query_timeout", minimum=MILLISECOND),
+        memory=None if memory is None else parse_size(memory, what="query_memory_limit", minimum=2**20),
+        rows=asked.get("query_max_rows"),
+        files=asked.get("query_max_files"),
+    )
+
+
+def _told(limits: QueryLimits) -> dict[str, Any]:
+    """The limits that there are, under their names."""
+    found = {
+        "query_timeout": None if limits.timeout is None else format_duration(limits.timeout),
+        "query_memory_limit": None if limits.memory is None else format_size(limits.memory),
+        "query_max_rows": limits.rows,
+        "query_max_files": limits.files,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _shown(instant: int | None) -> str | None:
     return None if instant is None else format_time(instant)
 
@@ -90,6 +139,7 @@ def _tokens(engine: Engine) -> list[dict[str, Any]]:
             "created_at": _shown(token.created_at),
             "expires_at": _shown(token.expires_at),
             "permissions": list(token.permissions),
+            **_told(token.limits),
         }
         for token in engine.tokens()
     ]

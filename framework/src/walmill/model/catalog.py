@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import asdict, evolve, field, frozen
 from rpds import HashTrieMap
 
 from walmill.errors import Conflict, DataCorruption, NotFound
@@ -82,6 +82,27 @@ class Database:
 
 
 @frozen
+class QueryLimits:
+    """What one query of a token may take; None where the server's limit is the only one.
+
+    Attributes:
+        timeout: ns.
+        memory: Bytes, for sorts, joins and groups.
+        rows: Of its answer.
+        files: That are read for it.
+    """
+
+    timeout: int | None = None
+    memory: int | None = None
+    rows: int | None = None
+    files: int | None = None
+
+    def given(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@frozen
 class Token:
     """A token as it is kept: its hash, never itself."""
 
@@ -90,6 +111,7 @@ class Token:
     created_at: int
     expires_at: int | None = None
     permissions: tuple[str, ...] = ("admin",)
+    limits: QueryLimits = QueryLimits()
 
 
 @frozen
@@ -358,6 +380,7 @@ def _put_token(catalog: Catalog, d: Mapping[str, Any]) -> Catalog:
         created_at=d["at"],
         expires_at=d.get("expires"),
         permissions=tuple(d.get("permissions", ("admin",))),
+        limits=QueryLimits(**d.get("limits", {})),
     )
     return evolve(catalog, tokens=catalog.tokens.insert(token.name, token))
 
@@ -427,6 +450,7 @@ def put_token(token: Token) -> dict[str, Any]:
         "at": token.created_at,
         "expires": token.expires_at,
         "permissions": list(token.permissions),
+        **({"limits": limits} if (limits := token.limits.given()) else {}),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from attrs import define, field
 
 from walmill.errors import Unavailable, WalmillError
+from walmill.model.catalog import QueryLimits
 from walmill.query.driver import out_of_time
 from walmill.query.errors import QueryStopped
 
@@ -42,6 +43,7 @@ class Asked:
         times: `time.monotonic()` when it came, got its turn, was planned, and ended; as far as it came.
         error: Why it failed.
         cancelled: Whether it was stopped before its end.
+        limits: Of who asks.
     """
 
     id: int
@@ -56,6 +58,7 @@ class Asked:
     times: list[float] = field(factory=list)
     error: str | None = None
     cancelled: bool = False
+    limits: QueryLimits | None = None
     _desk: Desk | None = None
     _stop: Callable[[], None] | None = None
     _guard: threading.Lock = field(factory=threading.Lock)
@@ -71,6 +74,13 @@ class Asked:
             desk.wake()
         if stop is not None:
             stop()
+
+    def allowed(self, timeout: float | None) -> float | None:
+        """Seconds that it may take: `timeout`, or less if who asks may not ask for so long."""
+        theirs = None if self.limits is None else self.limits.timeout
+        if theirs is None:
+            return timeout
+        return theirs / 1e9 if timeout is None else min(timeout, theirs / 1e9)
 
     def left(self, timeout: float | None) -> float | None:
         """Seconds that are left of what it may take."""
@@ -143,9 +153,20 @@ class Desk:
         self._ended: deque[Asked] = deque(maxlen=KEPT)
         self._closed = False
 
-    def ask(self, database: str, text: str, *, kind: str = "sql", origin: str = "") -> Asked:
+    def ask(
+        self, database: str, text: str, *, kind: str = "sql", origin: str = "", limits: QueryLimits | None = None
+    ) -> Asked:
         """Notes a query that came; it has no place yet."""
-        return Asked(next(self._numbers), database, text[:TEXT], kind, origin, self._now(), times=[time.monotonic()])
+        return Asked(
+            next(self._numbers),
+            database,
+            text[:TEXT],
+            kind,
+            origin,
+            self._now(),
+            times=[time.monotonic()],
+            limits=limits,
+        )
 
     def enter(self, asked: Asked, timeout: float | None, *, waits: bool = True) -> None:
         """Waits until it is its turn.

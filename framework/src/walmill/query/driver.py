@@ -128,6 +128,7 @@ def wait(future: Future[T], deadline: float | None, timeout: float | None) -> T:
 
 def out_of_time(timeout: float | None) -> QueryTimeout:
     """The error of a query that had so many seconds."""
+    had = 0.0 if timeout is None else round(timeout, 2 if timeout >= 0.1 else 4)
     return QueryTimeout(
-        f"the query was stopped after {timeout:g} s, its time limit; ask for a shorter time range, or allow more time"
+        f"the query was stopped after {had:g} s, its time limit; ask for a shorter time range, or allow more time"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,12 @@ from attrs import evolve
 
 from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
+from walmill.model.catalog import QueryLimits
 from walmill.model.files import DataFile
+from walmill.query.bounds import Bounds
+from walmill.query.bounds import bounds as bounds_of
 from walmill.query.driver import Driver, out_of_time, wait
-from walmill.query.errors import QueryTooLarge, translate
+from walmill.query.errors import translate
 from walmill.query.parameters import bind, check_used
 from walmill.query.plan import Extra, Plan
 from walmill.query.results import Nobody, ResultStream, Running, Watch, cancel, drain, read_here
@@ -92,6 +94,7 @@ class QueryEngine:
         timeout: float | None = None,
         extra: Extra | None = None,
         watch: Watch | None = None,
+        limits: QueryLimits | None = None,
     ) -> pa.Table:
         """Runs a query and returns all rows.
 
@@ -102,6 +105,7 @@ class QueryEngine:
             timeout: Seconds after which the query is stopped; None never.
             extra: Further schemas beside that of the database.
             watch: Told how far it is, and how to stop it.
+            limits: Of who asks; the tighter of these and the engine's hold.
 
         Returns:
             The rows; `time` is timestamp[ns] without zone, in UTC.
@@ -116,21 +120,21 @@ class QueryEngine:
             DataCorruption: If a file of a table is missing or damaged; the message names it.
         """
         watch = watch or Nobody()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        plan = self._plan(tables, sql, params, extra, deadline, timeout)
+        bounds = self._bounds(timeout, limits)
+        plan = self._plan(tables, sql, params, extra, bounds)
         try:
             watch.planned(plan.num_files)
             if plan.quick:
                 self._driver.check()
-                batches = read_here(plan.start(), watch, self._most_rows)
-                if deadline is not None and time.monotonic() > deadline:
-                    raise out_of_time(timeout)
+                batches = read_here(plan.start(), watch, bounds)
+                if bounds.is_late():
+                    raise out_of_time(bounds.timeout)
             else:
-                future = self._driver.submit(drain(plan.start(), watch, self._most_rows))
+                future = self._driver.submit(drain(plan.start(), watch, bounds))
                 watch.started(lambda: cancel(future))
-                batches = wait(future, deadline, timeout)
+                batches = wait(future, bounds.deadline, bounds.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
+            raise self._meaning(error, plan.schema, plan.extra, plan.files, bounds) from None
         finally:
             plan.close()
         return pa.Table.from_batches(batches + plan.last(), None if batches else plan.frame.schema())
@@ -144,6 +148,7 @@ class QueryEngine:
         timeout: float | None = None,
         extra: Extra | None = None,
         watch: Watch | None = None,
+        limits: QueryLimits | None = None,
     ) -> ResultStream:
         """Runs a query and hands out its rows as they come; what is read is not kept.
 
@@ -154,6 +159,7 @@ class QueryEngine:
             timeout: Seconds from now after which the stream fails, whoever is slow; None never.
             extra: As in `query`.
             watch: As in `query`; it is told of the end of the stream.
+            limits: As in `query`.
 
         Returns:
             A stream of batches. Close it, or read it to its end.
@@ -162,23 +168,21 @@ class QueryEngine:
             WalmillError: As `query` does, if it goes wrong before the first batch; later errors come from the stream.
         """
         watch = watch or Nobody()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        plan = self._plan(tables, sql, params, extra, deadline, timeout)
+        bounds = self._bounds(timeout, limits)
+        plan = self._plan(tables, sql, params, extra, bounds)
         try:
             watch.planned(plan.num_files)
             stream = plan.start()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             plan.close()
-            raise self._meaning(error, plan.schema, plan.extra, plan.files) from None
+            raise self._meaning(error, plan.schema, plan.extra, plan.files, bounds) from None
         running = Running(
             plan,
             stream,
             self._driver,
-            deadline,
-            timeout,
-            lambda error: self._meaning(error, plan.schema, plan.extra, plan.files),
+            bounds,
+            lambda error: self._meaning(error, plan.schema, plan.extra, plan.files, bounds),
             watch,
-            self._most_rows,
         )
         return ResultStream(running)
 
@@ -190,6 +194,7 @@ class QueryEngine:
         *,
         timeout: float | None = None,
         extra: Extra | None = None,
+        limits: QueryLimits | None = None,
     ) -> pa.Schema:
         """The columns of a query, which is planned and not run.
 
@@ -199,12 +204,13 @@ class QueryEngine:
             params: As in `query`.
             timeout: As in `query`.
             extra: As in `query`.
+            limits: As in `query`.
 
         Raises:
             WalmillError: As `query` does.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        plan = self._plan(tables, sql, params, extra, deadline, timeout)
+        bounds = self._bounds(timeout, limits)
+        plan = self._plan(tables, sql, params, extra, bounds)
         try:
             return plan.frame.schema()
         finally:
@@ -214,17 +220,19 @@ class QueryEngine:
         """Stops all queries and streams that still run. A second call does nothing."""
         self._driver.close()
 
+    def _bounds(self, timeout: float | None, limits: QueryLimits | None) -> Bounds:
+        return bounds_of(self._memory_limit, self._most_rows, self._most_files, timeout, limits)
+
     def _plan(
         self,
         tables: Mapping[str, TableSource],
         sql: str,
         params: Mapping[str, Any] | None,
         extra: Extra | None,
-        deadline: float | None,
-        timeout: float | None,
+        bounds: Bounds,
     ) -> Plan:
         try:
-            return self._plan_all(tables, sql, params, extra, deadline, timeout)
+            return self._plan_all(tables, sql, params, extra, bounds)
         except OSError as error:  # also of an import
             raise scarce(error) or error from None
 
@@ -234,19 +242,20 @@ class QueryEngine:
         sql: str,
         params: Mapping[str, Any] | None,
         extra: Extra | None,
-        deadline: float | None,
-        timeout: float | None,
+        bounds: Bounds,
     ) -> Plan:
         bound = bind(params)
         sql, brake = rewrite(sql, self._aggregates)
-        plan = self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake))
+        plan = self._plan_once(
+            tables, sql, bound, extra, bounds, context=self._context(brake=brake, memory=bounds.memory)
+        )
         if not plan.schema.probes:
             return evolve(plan, brake=brake, quick=self._is_quick(sql, plan.rows))
         from walmill.query.opened import OpenFiles
 
         opened = OpenFiles()
         try:
-            found = self._plan_files(tables, sql, bound, extra, plan, opened, deadline, timeout, brake)
+            found = self._plan_files(tables, sql, bound, extra, plan, opened, bounds, brake)
         except BaseException:
             opened.folder.close()
             raise
@@ -263,33 +272,28 @@ class QueryEngine:
         extra: Extra | None,
         probed: Plan,
         opened: OpenFiles,
-        deadline: float | None,
-        timeout: float | None,
+        bounds: Bounds,
         brake: Brake | None,
     ) -> Plan:
         """The plan of a query over the files that it needs, which its plan with probes tells."""
         from walmill.query.files import plan_table
 
         def check() -> None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise out_of_time(timeout)
+            if bounds.is_late():
+                raise out_of_time(bounds.timeout)
 
         cache = self._tables()
-        needed = self._needed(probed)
+        needed = self._needed(probed, bounds)
         while True:
             count = sum(len(files) for _, files in needed.values())
-            if self._most_files is not None and count > self._most_files:
-                raise QueryTooLarge(
-                    f"the query needs {count:,} files, and {self._most_files:,} may be read for one (query_max_files); ask for a "
-                    "shorter time range"
-                )
-            context = self._context(files=True, brake=brake)
+            bounds.check_files(count)
+            context = self._context(files=True, brake=brake, memory=bounds.memory)
             plans = {
                 name: plan_table(context, cache, source, files, opened, check)
                 for name, (source, files) in needed.items()
             }
             made = {name: one.table for name, one in plans.items()}
-            plan = self._plan_once(tables, sql, bound, extra, context=context, made=made, files=opened)
+            plan = self._plan_once(tables, sql, bound, extra, bounds, context=context, made=made, files=opened)
             if plan.schema.probes:
                 raise Internal(f"the query named other tables when it was planned again: {sorted(plan.schema.probes)}")
             if plan.frame.logical_plan().display() in _EXPLAINS and not _LOGICAL.search(sql):
@@ -301,7 +305,10 @@ class QueryEngine:
                 return plan
             # now() of this plan lies between that of the probes before it and of those after it: if both need the same
             # files, so does the plan
-            again = self._needed(self._plan_once(tables, sql, bound, extra, context=self._context(brake=brake)))
+            moved = self._plan_once(
+                tables, sql, bound, extra, bounds, context=self._context(brake=brake, memory=bounds.memory)
+            )
+            again = self._needed(moved, bounds)
             if all(set(files) <= set(needed[name][1]) for name, (_, files) in again.items()):
                 return plan
             needed = again
@@ -312,6 +319,7 @@ class QueryEngine:
         sql: str,
         bound: Mapping[str, Any],
         extra: Extra | None,
+        bounds: Bounds,
         *,
         context: SessionContext | None = None,
         made: Mapping[str, Table] | None = None,
@@ -343,19 +351,19 @@ class QueryEngine:
             else:
                 frame = context.sql(sql, options=options)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, schema, others, files) from None
+            raise self._meaning(error, schema, others, files, bounds) from None
         schema.planned = True
         for other in others.values():
             other.planned = True
         rows = schema.rows + sum(other.rows for other in others.values())
         return Plan(context, schema, others, frame, files, rows=rows)
 
-    def _needed(self, plan: Plan) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
+    def _needed(self, plan: Plan, bounds: Bounds) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
         """The files that a plan with probes needs, by table."""
         try:
             plan.frame.execution_plan()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, plan.schema, plan.extra, None) from None
+            raise self._meaning(error, plan.schema, plan.extra, None, bounds) from None
         return plan.schema.needed()
 
     def _aggregates(self) -> frozenset[str]:
@@ -374,13 +382,14 @@ class QueryEngine:
                 self._cache = provider.TableCache()
             return self._cache
 
-    def _context(self, *, files: bool = False, brake: Brake | None = None) -> SessionContext:
+    def _context(self, *, files: bool = False, brake: Brake | None = None, memory: int | None = None) -> SessionContext:
         """A session for one query; with `files` one that plans well over sorted files."""
         from datafusion import RuntimeEnvBuilder, SessionConfig
 
         from walmill.query import provider
 
-        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(self._memory_limit)
+        pool = self._memory_limit if memory is None else memory
+        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(pool)
         config = SessionConfig().with_target_partitions(self._partitions)
         if files:
             # rows that are merged come and stay in order; and planning opens no file
@@ -415,6 +424,7 @@ class QueryEngine:
         schema: QuerySchema,
         extra: Mapping[str, ExtraSchema],
         files: OpenFiles | None,
+        bounds: Bounds,
     ) -> BaseException:
         """What to raise for an error of DataFusion, or of a table that it asked for."""
         from walmill.query import provider
@@ -434,7 +444,8 @@ class QueryEngine:
             catalog=provider.CATALOG,
             schema=provider.SCHEMA,
             tables=names,
-            memory_limit=self._memory_limit,
+            memory_limit=bounds.memory,
+            of=bounds.of("memory"),
         )
         if files is not None and isinstance(meaning, Internal):
             return files.trouble() or meaning

@@ -117,6 +117,7 @@ def translate(
     schema: str,
     tables: dict[str, list[str]],
     memory_limit: int,
+    of: str = "",
 ) -> WalmillError:
     """The error of this engine for one that DataFusion raised.
 
@@ -126,6 +127,7 @@ def translate(
         schema: Name of the default schema; likewise.
         tables: Names of the tables of each schema.
         memory_limit: Bytes that one query may use.
+        of: Whose limit that is, for the message.
 
     Returns:
         An error to raise; `InvalidRequest` where the query is at fault.
@@ -135,8 +137,8 @@ def translate(
     raw = str(error)
     if "Resources exhausted" in raw:
         return QueryTooLarge(
-            f"the query needs more than the {memory_limit / 2**20:.0f} MB of memory that one query may use; ask for a shorter "
-            "time range or fewer columns, add a LIMIT, or raise query_memory_limit"
+            f"the query needs more than the {memory_limit / 2**20:.0f} MB of memory that one query may use, the limit{of} "
+            "(query_memory_limit); ask for a shorter time range or fewer columns, add a LIMIT, or raise it"
         )
     text = clean(raw)
     if _NOT_IMPLEMENTED in text:

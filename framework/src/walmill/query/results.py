@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 from attrs import frozen
 
+from walmill.query.bounds import Bounds
 from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import QueryStopped, QueryTooLarge
 from walmill.query.plan import Plan
@@ -57,11 +57,9 @@ class Running:
     plan: Plan
     stream: RecordBatchStream
     driver: Driver
-    deadline: float | None
-    timeout: float | None
+    bounds: Bounds
     meaning: Callable[[BaseException], BaseException]
     watch: Watch
-    most_rows: int | None
 
 
 class ResultStream(Iterator[pa.RecordBatch]):
@@ -104,8 +102,10 @@ class ResultStream(Iterator[pa.RecordBatch]):
         if running is None:
             return
         running.watch.rows += batch.num_rows
-        if running.most_rows is not None and running.watch.rows > running.most_rows:
-            raise self._failed(too_many_rows(running.most_rows))
+        try:
+            running.bounds.check_rows(running.watch.rows)
+        except QueryTooLarge as error:
+            raise self._failed(error) from None
 
     def read_all(self) -> pa.Table:
         """All rows that were not read yet."""
@@ -162,12 +162,12 @@ class ResultStream(Iterator[pa.RecordBatch]):
             if future is None:
                 running.driver.check()
                 batch = _next_here(running.stream)
-                if running.deadline is not None and time.monotonic() > running.deadline:
-                    raise out_of_time(running.timeout)
+                if running.bounds.is_late():
+                    raise out_of_time(running.bounds.timeout)
                 if self._running is None:
                     raise QueryStopped("the query was stopped before it was done")
             else:
-                batch = wait(future, running.deadline, running.timeout)
+                batch = wait(future, running.bounds.deadline, running.bounds.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             # the error stays in no variable of a frame that it holds: the query would go on until such a ring is found
             raise self._failed(running.meaning(error)) from None
@@ -195,33 +195,22 @@ def _next_here(stream: RecordBatchStream) -> pa.RecordBatch | None:
     return None
 
 
-def read_here(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
+def read_here(stream: RecordBatchStream, watch: Watch, bounds: Bounds) -> list[pa.RecordBatch]:
     found: list[pa.RecordBatch] = []
     for batch in stream:
         found.append(batch.to_pyarrow())
-        _count(found[-1], watch, most_rows)
+        watch.rows += found[-1].num_rows
+        bounds.check_rows(watch.rows)
     return found
 
 
-def _count(batch: pa.RecordBatch, watch: Watch, most_rows: int | None) -> None:
-    watch.rows += batch.num_rows
-    if most_rows is not None and watch.rows > most_rows:
-        raise too_many_rows(most_rows)
-
-
-async def drain(stream: RecordBatchStream, watch: Watch, most_rows: int | None) -> list[pa.RecordBatch]:
+async def drain(stream: RecordBatchStream, watch: Watch, bounds: Bounds) -> list[pa.RecordBatch]:
     found: list[pa.RecordBatch] = []
     async for batch in stream:
         found.append(batch.to_pyarrow())
-        _count(found[-1], watch, most_rows)
+        watch.rows += found[-1].num_rows
+        bounds.check_rows(watch.rows)
     return found
-
-
-def too_many_rows(most: int) -> QueryTooLarge:
-    """The error of a query whose answer is too long."""
-    return QueryTooLarge(
-        f"the answer has more than {most:,} rows, which is the limit (query_max_rows); add a LIMIT, or ask for less"
-    )
 
 
 def cancel(future: Future[Any]) -> None:
