@@ -1,8 +1,9 @@
 """Queries over TSBS-like data: Walmill beside bare DataFusion and DuckDB on the same Parquet files, and its caches.
 
-    uv run python benchmarks/queries.py [dashboards|small|caches]
+    uv run python benchmarks/queries.py [dashboards|small|caches|beside|peers]
 
 1,000 hosts, 12 hours at 10 s in files, 10 minutes more in memory; 2 tags, 5 fields. Rounds go through the systems in turn.
+`peers` asks the same over HTTP, beside VictoriaMetrics and InfluxDB 1.x (Debian's packages `victoria-metrics` and `influxdb`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import duckdb
 import httpx2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from common import engine, percentile, table
 from datafusion import SessionConfig, SessionContext
+from ingest import influx, victoria
 
 from walmill.engine import Engine
 from walmill.http.server import serving
@@ -97,20 +100,15 @@ def milli(values: Sequence[float]) -> str:
     return f"{statistics.median(values) / 1e6:,.2f} / {percentile(values, 0.99) / 1e6:,.2f}"
 
 
-def dashboards(mill: Engine) -> None:
-    """What dashboards ask, over what is in files (all systems), and over files and memory (Walmill)."""
-    files = [str(path) for path in Path(mill.options.data_dir or ".").rglob("*.parquet")]
-    bare = SessionContext(SessionConfig().with_target_partitions(2))
-    bare.register_parquet("cpu", str(Path(files[0]).parents[1]))
-    duck = duckdb.connect()
-    duck.execute(f"SET threads=2; CREATE VIEW cpu AS SELECT * FROM read_parquet({files!r}, hive_partitioning=false)")
+def questions() -> list[tuple[str, int, Callable[[str], str]]]:
+    """Name, rounds, and the text for DataFusion or DuckDB."""
     minute = {"df": "date_bin(INTERVAL '1 minute', time)", "duck": "time_bucket(INTERVAL '1 minute', time)"}
     hour = {"df": "date_bin(INTERVAL '1 hour', time)", "duck": "time_bucket(INTERVAL '1 hour', time)"}
+    newest = {"df": "last_value(usage_user ORDER BY time)", "duck": "arg_max(usage_user, time)"}
     inside = f"time >= {at(START)} AND time < {at(END)}"
     hour_8 = f"time >= {at(START + 8 * HOUR)} AND time < {at(START + 9 * HOUR)}"
-    newest = {"df": "last_value(usage_user ORDER BY time)", "duck": "arg_max(usage_user, time)"}
     one = "hostname = 'host_7'"
-    questions: list[tuple[str, int, Callable[[str], str]]] = [
+    return [
         (
             "single-groupby-1-1-1",
             30,
@@ -137,8 +135,17 @@ def dashboards(mill: Engine) -> None:
             lambda d: f"SELECT hostname, max(time) AS t, {newest[d]} AS v FROM cpu WHERE {inside} GROUP BY hostname",
         ),
     ]
+
+
+def dashboards(mill: Engine) -> None:
+    """What dashboards ask, over what is in files (all systems), and over files and memory (Walmill)."""
+    files = [str(path) for path in Path(mill.options.data_dir or ".").rglob("*.parquet")]
+    bare = SessionContext(SessionConfig().with_target_partitions(2))
+    bare.register_parquet("cpu", str(Path(files[0]).parents[1]))
+    duck = duckdb.connect()
+    duck.execute(f"SET threads=2; CREATE VIEW cpu AS SELECT * FROM read_parquet({files!r}, hive_partitioning=false)")
     shown = []
-    for name, rounds, ask in questions:
+    for name, rounds, ask in questions():
         found = measured(
             {
                 "walmill": lambda ask=ask: mill.query(ask("df"), database=DATABASE),
@@ -265,10 +272,102 @@ def beside(mill: Engine) -> None:
     )
 
 
+def lines(data: pa.Table) -> bytes:
+    """Rows as line protocol."""
+    texts = {
+        name: pc.cast(pc.cast(data[name], pa.string()), pa.string()) for name in data.column_names if name != "time"
+    }
+    fields = [pc.binary_join_element_wise(pa.scalar(f"{name}="), texts[name], "") for name in FIELDS]
+    joined = pc.binary_join_element_wise(
+        pc.binary_join_element_wise("cpu,hostname=", texts["hostname"], ",region=", texts["region"], ""),
+        pc.binary_join_element_wise(*fields, ","),
+        pc.cast(pc.cast(data["time"], pa.int64()), pa.string()),
+        " ",
+    )
+    return "\n".join(joined.to_pylist()).encode()
+
+
+def peers(mill: Engine) -> None:
+    """The same questions over HTTP; each system has the twelve hours, and Walmill ten minutes more in memory."""
+    minute_s, hour_s = 60, HOUR
+    one, whole = "hostname = 'host_7'", f"time >= {START}s AND time < {END}s"
+    eighth = f"time >= {START + 8 * HOUR}s AND time < {START + 9 * HOUR}s"
+    influxql = {
+        "single-groupby-1-1-1": f"SELECT max(usage_user) FROM cpu WHERE {one} AND {eighth} GROUP BY time(1m)",
+        "double-groupby-1": f"SELECT mean(usage_user) FROM cpu WHERE {whole} GROUP BY time(1h), hostname",
+        "high-cpu-1": f"SELECT * FROM cpu WHERE usage_user > 90 AND {one} AND {whole}",
+        "groupby-orderby-limit": (
+            f"SELECT max(usage_user) FROM cpu WHERE {whole} GROUP BY time(1m) ORDER BY time DESC LIMIT 5"
+        ),
+        "lastpoint": "SELECT last(usage_user) FROM cpu GROUP BY hostname",
+    }
+    ranges: dict[str, dict[str, object]] = {
+        "single-groupby-1-1-1": {
+            "query": 'max_over_time(cpu_usage_user{hostname="host_7"}[1m])',
+            "start": START + 8 * HOUR,
+            "end": START + 9 * HOUR,
+            "step": minute_s,
+        },
+        "double-groupby-1": {"query": "avg_over_time(cpu_usage_user[1h])", "start": START, "end": END, "step": hour_s},
+        "high-cpu-1": {"query": 'cpu_usage_user{hostname="host_7"} > 90', "start": START, "end": END, "step": STEP},
+    }
+    mill.create_cache(NewCache(kind="last", database=DATABASE, table="cpu", columns=["hostname"], ttl=None))
+    with (
+        victoria() as (victoria_port, _),
+        influx() as (influx_port, _),
+        serving(mill, without_auth=True) as url,
+        httpx2.Client(trust_env=False, timeout=120.0) as client,
+    ):
+        for hour in range(HOURS):
+            data = rows(START + hour * HOUR, START + (hour + 1) * HOUR, hour)
+            for start in range(0, data.num_rows, 60_000):
+                body = lines(data.slice(start, 60_000))
+                for port in (victoria_port, influx_port):
+                    answer = client.post(f"http://127.0.0.1:{port}/write?db=bench&precision=ns", content=body)
+                    assert answer.status_code == 204, answer.text
+        client.get(f"http://127.0.0.1:{victoria_port}/internal/force_flush")
+
+        def good(answer: httpx2.Response, said: str) -> None:
+            assert answer.status_code == 200, answer.text
+            assert said in answer.text, answer.text[:500]
+
+        def walmill(sql: str) -> None:
+            sent = {"db": DATABASE, "q": sql, "format": "json"}
+            good(client.post(f"{url}/api/v3/query_sql", json=sent), "{")
+
+        def old(text: str) -> None:
+            sent = {"db": "bench", "q": text, "epoch": "ns"}
+            good(client.get(f"http://127.0.0.1:{influx_port}/query", params=sent), "values")
+
+        def metrics(name: str) -> None:
+            at_end = {"query": "last_over_time(cpu_usage_user[12h])", "time": END - STEP, "nocache": 1}
+            asked, path = (ranges[name], "query_range") if name in ranges else (at_end, "query")
+            sent = {**asked, "nocache": 1}
+            good(client.get(f"http://127.0.0.1:{victoria_port}/api/v1/{path}", params=sent), "value")
+
+        shown = []
+        for name, rounds, ask in questions():
+            calls: dict[str, Callable[[], object]] = {
+                "walmill": lambda ask=ask: walmill(ask("df")),  # type: ignore[misc]
+                "influx": lambda name=name: old(influxql[name]),  # type: ignore[misc]
+            }
+            if name in ranges or name == "lastpoint":
+                calls["victoria"] = lambda name=name: metrics(name)  # type: ignore[misc]
+            if name == "lastpoint":
+                calls["cache"] = lambda: walmill("SELECT * FROM last_cache('cpu')")
+            found = measured(calls, rounds)
+            shown.append(
+                [name, *(milli(found[who]) if who in found else "" for who in ("walmill", "influx", "victoria"))]
+            )
+            if "cache" in found:
+                shown.append(["lastpoint from the cache", milli(found["cache"]), "", ""])
+    table("The same over HTTP, ms median / p99", ("query", "walmill", "InfluxDB 1.x", "VictoriaMetrics"), shown)
+
+
 def main() -> None:
     """Prints the tables."""
-    parts = {"dashboards": dashboards, "small": small, "caches": caches, "beside": beside}
-    chosen = sys.argv[1:] or list(parts)
+    parts = {"dashboards": dashboards, "small": small, "caches": caches, "beside": beside, "peers": peers}
+    chosen = sys.argv[1:] or [one for one in parts if one != "peers"]
     if unknown := [one for one in chosen if one not in parts]:
         sys.exit(f"unknown part {unknown[0]!r}; parts are {', '.join(parts)}")
     with engine() as mill:
