@@ -16,6 +16,7 @@ from walmill.model.schema import TableSchema
 from walmill.query import choose
 from walmill.query.engine import QueryEngine
 from walmill.query.errors import QueryTimeout
+from walmill.query.provider import TableCache
 
 CPU = TableSchema("cpu", ("host",), {"load": "int64"})
 
@@ -412,3 +413,22 @@ def test_time_is_up_while_files_are_read(engine, store):
     endless = "SELECT count(*) FROM cpu, generate_series(1, 1000000000000) AS g WHERE sqrt(value + load) < 0"
     with pytest.raises(QueryTimeout, match=r"stopped after 0\.2 s"):
         engine.query({"cpu": store.source()}, endless, timeout=0.2)
+
+
+@pytest.mark.parametrize("late", [None, 150])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 100), (140, 160), (250, 399), (399, 400), (400, 499), (499, 600), (600, 700)]
+)
+def test_rows_in_memory_are_read_only_if_their_times_match(engine, store, monkeypatch, late, low, high):
+    if late is not None:
+        store.write(cpu_rows(late, late + 1, 9))
+    read = []
+    fresh = TableCache.table
+    monkeypatch.setattr(
+        TableCache, "table", lambda self, buffer: (read.append(buffer.num_rows), fresh(self, buffer))[1]
+    )
+    between = f"time >= {instant(low)} AND time <= {instant(high)}"
+    found = engine.query({"cpu": store.source()}, f"SELECT count(*) FROM cpu WHERE {between}")
+    assert rows(found) == [(len(range(max(low, 0), min(high, 499) + 1)),)]
+    first = 400 if late is None else late
+    assert (max(read, default=0) > 0) is (high >= first and low <= 499)

@@ -55,6 +55,24 @@ class Probe(pa_dataset.Dataset):  # type: ignore[misc]  # pyarrow has no types
         return pa_dataset.InMemoryDataset(empty).scanner(columns=columns)
 
 
+def may_match(span: tuple[int, int], filters: Sequence[pc.Expression | None], schema: pa.Schema) -> bool:
+    """Whether rows with times in a span can match one of the filters.
+
+    Args:
+        span: The lowest and the highest time, ns.
+        filters: What `Probe` remembers.
+        schema: The columns that they may name.
+    """
+    if any(one is None for one in filters):
+        return True
+    time, (low, high) = pc.field(TIME), span
+    within = (time >= pa.scalar(low, _NS)) & (time <= pa.scalar(high, _NS))
+    form, disk = pa_dataset.ParquetFileFormat(), LocalFileSystem()
+    one = form.make_fragment("memory", disk, partition_expression=within)  # nobody opens it
+    rows = pa_dataset.FileSystemDataset([one], schema, form, disk)
+    return any(True for filter in filters for _ in rows.get_fragments(filter))
+
+
 class FileIndex:
     """The files of a table by time. For all threads."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -246,16 +246,19 @@ class QueryEngine:
     ) -> Plan:
         bound = bind(params)
         sql, brake = rewrite(sql, self._aggregates)
-        plan = self._plan_once(
-            tables, sql, bound, extra, bounds, context=self._context(brake=brake, memory=bounds.memory)
-        )
+
+        def probe() -> Plan:
+            context = self._context(brake=brake, memory=bounds.memory)
+            return self._plan_once(tables, sql, bound, extra, bounds, context=context)
+
+        plan = probe()
         if not plan.schema.probes:
             return evolve(plan, brake=brake, quick=self._is_quick(sql, plan.rows))
         from walmill.query.opened import OpenFiles
 
         opened = OpenFiles()
         try:
-            found = self._plan_files(tables, sql, bound, extra, plan, opened, bounds, brake)
+            found = self._plan_files(tables, sql, bound, extra, plan, opened, bounds, brake, probe)
         except BaseException:
             opened.folder.close()
             raise
@@ -274,6 +277,7 @@ class QueryEngine:
         opened: OpenFiles,
         bounds: Bounds,
         brake: Brake | None,
+        probe: Callable[[], Plan],
     ) -> Plan:
         """The plan of a query over the files that it needs, which its plan with probes tells."""
         from walmill.query.files import plan_table
@@ -305,11 +309,11 @@ class QueryEngine:
                 return plan
             # now() of this plan lies between that of the probes before it and of those after it: if both need the same
             # files, so does the plan
-            moved = self._plan_once(
-                tables, sql, bound, extra, bounds, context=self._context(brake=brake, memory=bounds.memory)
-            )
-            again = self._needed(moved, bounds)
-            if all(set(files) <= set(needed[name][1]) for name, (_, files) in again.items()):
+            again = self._needed(probe(), bounds)
+            if all(
+                set(files) <= set(needed[name][1]) and source.buffer.num_rows <= needed[name][0].buffer.num_rows
+                for name, (source, files) in again.items()
+            ):
                 return plan
             needed = again
 
@@ -359,7 +363,7 @@ class QueryEngine:
         return Plan(context, schema, others, frame, files, rows=rows)
 
     def _needed(self, plan: Plan, bounds: Bounds) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
-        """The files that a plan with probes needs, by table."""
+        """The tables that a plan with probes names, without the rows in memory if it needs none, and the files it needs."""
         try:
             plan.frame.execution_plan()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception

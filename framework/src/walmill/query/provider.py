@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
-from attrs import define, field
+from attrs import define, evolve, field
 from datafusion import Expr, SessionConfig, SessionContext, col, lit
 from datafusion.catalog import SchemaProvider, Table
 
@@ -23,7 +23,8 @@ from walmill.buffer.source import TableSource
 from walmill.buffer.table import Log, TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
-from walmill.query.choose import FileIndex, Probe
+from walmill.query.choose import FileIndex, Probe, may_match
+from walmill.units import INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
     from walmill.query.plan import Made
@@ -41,10 +42,12 @@ Groups = tuple[tuple[tuple[pa.RecordBatch, ...], Table], ...]
 
 @define(eq=False)
 class _Line:
-    """What is known of one line of snapshots: the newest rows seen, and tables over their batches."""
+    """What is known of one line of snapshots: the newest rows seen, tables over their batches, the times of the first rows."""
 
     lock: threading.Lock = field(factory=threading.Lock)
     unique: UniqueRows | None = None
+    spanned: int = 0
+    span: tuple[int, int] | None = None
     groups: Groups = ()
 
 
@@ -84,6 +87,20 @@ class TableCache:
         if source.cut_off is None or source.buffer.num_rows == 0:
             return table
         return Table(self._maker.read_table(table).filter(not_before(source.cut_off)))
+
+    def span(self, buffer: TableBuffer) -> tuple[int, int] | None:
+        """Times between which all rows of a snapshot lie, ns; None if it has no rows."""
+        if buffer.num_rows == 0:
+            return None
+        line = self._line(buffer)
+        with line.lock:
+            if line.spanned < buffer.num_rows:
+                low, high = line.span or (INT64_MAX, INT64_MIN)
+                for batch in buffer.batches_since(line.spanned):
+                    times = times_of(batch)
+                    low, high = min(low, int(times.min())), max(high, int(times.max()))
+                line.spanned, line.span = buffer.num_rows, (low, high)
+            return line.span
 
     def rows_inside(self, buffer: TableBuffer, ranges: Ranges) -> pa.Table:
         """The rows of a snapshot with times in the ranges, without repetitions; a copy of their own."""
@@ -225,18 +242,21 @@ class QuerySchema(SchemaProvider):
             raise
 
     def needed(self) -> dict[str, tuple[TableSource, tuple[DataFile, ...]]]:
-        """The tables with files that the plan names, and the files that it needs. To be asked once the plan is physical."""
-        return {
-            name: (
-                source,
-                tuple(
-                    file
-                    for file in self._cache.index(source.files).matching(probe.filters, probe.schema)
-                    if source.cut_off is None or file.max_time >= source.cut_off
-                ),
+        """The tables with files that the plan names, and the files that it needs. To be asked once the plan is physical.
+
+        A table of whose rows in memory it needs none is given without them.
+        """
+        found = {}
+        for name, (source, probe) in self.probes.items():
+            files = tuple(
+                file
+                for file in self._cache.index(source.files).matching(probe.filters, probe.schema)
+                if source.cut_off is None or file.max_time >= source.cut_off
             )
-            for name, (source, probe) in self.probes.items()
-        }
+            span = self._cache.span(source.buffer)
+            idle = span is not None and not may_match(span, probe.filters, probe.schema)
+            found[name] = evolve(source, buffer=TableBuffer.empty(source.schema)) if idle else source, files
+        return found
 
     def table_exist(self, name: str) -> bool:
         """Whether there is such a table."""

@@ -5,7 +5,6 @@ A tree is made of dicts and lists. What is written again means what was parsed: 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -33,9 +32,11 @@ def write(statements: list[Node]) -> str:
 
 def text(expression: Node) -> str:
     """An expression as text: equal ones have equal texts."""
-    frame = _frame()
-    frame[0]["Query"]["body"]["Select"]["projection"] = [{"UnnamedExpr": expression}]
-    return write(frame).removeprefix("SELECT ")
+    if not _one:
+        _one.extend(parse("SELECT 1") or ())
+    query = _one[0]["Query"]
+    select = {**query["body"]["Select"], "projection": [{"UnnamedExpr": expression}]}
+    return write([{"Query": {**query, "body": {"Select": select}}}]).removeprefix("SELECT ")
 
 
 def expression(sql: str) -> Node:
@@ -46,12 +47,6 @@ def expression(sql: str) -> Node:
 
 
 _one: list[Node] = []
-
-
-def _frame() -> list[Node]:
-    if not _one:
-        _one.extend(parse("SELECT 1") or ())
-    return copy.deepcopy(_one)
 
 
 def function_of(node: Node) -> str | None:
