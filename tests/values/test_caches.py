@@ -240,6 +240,28 @@ def test_combinations_are_bounded_by_age_and_number(engine: Engine, clock: Manua
     assert len(rows(engine, "SELECT host FROM distinct_cache('cpu')")) == 9
 
 
+def test_a_full_cache_lets_the_oldest_rows_go(caplog: pytest.LogCaptureFixture) -> None:
+    with Engine.open(discover_plugins=False, value_cache=2**20) as engine:
+        engine.create_database("d")
+        for kind in ("last", "distinct"):
+            engine.write("cpu,host=first v=1 1", database="d")
+            engine.create_cache(NewCache(kind=kind, database="d", table="cpu", columns=["host"], ttl=None))
+        for part in range(4):
+            engine.write(
+                "\n".join(f"cpu,host={'h' * 50}{row} v=1 {row}" for row in range(part * 5000 + 2, part * 5000 + 5002)),
+                database="d",
+            )
+            last = engine.query("SELECT host, time FROM last_cache('cpu') ORDER BY time", database="d")
+            assert last.nbytes < 2**20
+            assert last["host"].to_pylist()[-1] == f"{'h' * 50}{part * 5000 + 5001}"
+        assert 3000 < last.num_rows < 20_000
+        times = last["time"].cast(pa.int64()).to_pylist()
+        assert times == list(range(20_002 - len(times), 20_002))
+        distinct = engine.query("SELECT host FROM distinct_cache('cpu')", database="d")
+        assert 3000 < distinct.num_rows < 20_000
+    assert caplog.text.count("a cache of values is full") == 2
+
+
 def test_retention_holds_in_caches(engine: Engine, clock: ManualClock) -> None:
     engine.create_database("d", retention=HOUR)
     engine.write(f"cpu,host=a v=1 {START}", database="d")

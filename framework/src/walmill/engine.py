@@ -104,7 +104,7 @@ class Engine(Caches):
         self._closing = threading.Lock()
         self._replaying = threading.Lock()
         self._backfiller = Backfiller(self)
-        self._values = ValueCaches(self)
+        self._values = ValueCaches(self, options.value_cache)
         self.started_at = time.time()
         self.ready = False
 

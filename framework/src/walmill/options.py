@@ -36,6 +36,7 @@ class EngineOptions:
         query_files: Files that may be read for one query; None for no limit.
         query_concurrency: So many queries run at a time; others wait for their turn. Those of plugins do not.
         query_queue: So many wait; a further one is put off.
+        value_cache: Bytes that one cache of last or distinct values may hold.
         limits: What one run may use.
         plugin_limits: Other limits for all triggers of a plugin: by plugin, then by the names of
             `walmill.settings.limits.LIMITS`.
@@ -80,6 +81,7 @@ class EngineOptions:
     query_files: int | None = None
     query_concurrency: int = 16
     query_queue: int = 256
+    value_cache: int = 256 * 2**20
     limits: Limits = field(factory=Limits)
     plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     executor: str | None = None

@@ -184,6 +184,7 @@ def options_of(settings: Settings) -> EngineOptions:
         query_files=settings.query_max_files,
         query_concurrency=settings.query_concurrency,
         query_queue=settings.query_queue,
+        value_cache=settings.value_cache_size,
         query_timeout=None if settings.query_timeout is None else settings.query_timeout / SECOND,
         executor=settings.executor,
         executor_plugins=settings.executor_plugins,

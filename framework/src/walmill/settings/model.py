@@ -324,6 +324,14 @@ class Settings:
         minimum=0,
         maximum=65_536,
     )
+    value_cache_size: int = _setting(
+        "size",
+        256 * _MIB,
+        "What one cache of last or distinct values may hold; the rows with the oldest times are let go.",
+        unit="bytes",
+        minimum=_MIB,
+        maximum=2**50,
+    )
     max_batch_rows: int = _setting(
         "int",
         100_000,

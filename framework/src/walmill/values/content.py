@@ -117,6 +117,20 @@ def fold_distinct(
     return rows.take(pa.array(chosen))
 
 
+def within(held: pa.RecordBatch, most: int) -> pa.RecordBatch:
+    """The newest rows of what a cache holds, so that they need no more than about so many bytes.
+
+    Args:
+        held: What the cache holds.
+        most: Bytes.
+    """
+    if held.nbytes <= most:
+        return held
+    count = int(held.num_rows * most / held.nbytes * 0.9)  # some room, or each flush would cut it again
+    newest = np.argsort(times_of(held), kind="stable")[held.num_rows - count :]
+    return held.take(pa.array(np.sort(newest)))
+
+
 def shown_last(
     held: pa.RecordBatch, cache: ValueCache, schema: TableSchema, now: int, cut_off: int | None
 ) -> pa.RecordBatch:

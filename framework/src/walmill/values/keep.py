@@ -20,7 +20,7 @@ from walmill.model.schema import TIME, TableSchema
 from walmill.model.valuecache import ValueCache
 from walmill.observe.log import get_logger
 from walmill.store.view import View
-from walmill.values.content import fold_distinct, fold_last, shown_distinct, shown_last
+from walmill.values.content import fold_distinct, fold_last, shown_distinct, shown_last, within
 
 log = get_logger("walmill.values")
 
@@ -79,10 +79,13 @@ class ValueCaches:
 
     Args:
         host: The engine.
+        most: Bytes that one of them may hold; the rows with the oldest times are let go.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, most: int) -> None:
         self._host = host
+        self._most = most
+        self._full: set[int] = set()
         self._contents: dict[int, Content] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -195,9 +198,24 @@ class ValueCaches:
     def _fold(
         self, held: pa.RecordBatch | None, new: pa.RecordBatch, cache: ValueCache, schema: TableSchema, now: int
     ) -> pa.RecordBatch:
-        if cache.kind == "last":
-            return fold_last(held, new, now, cache, schema)
-        return fold_distinct(held, new, cache, schema)
+        found = (
+            fold_last(held, new, now, cache, schema)
+            if cache.kind == "last"
+            else fold_distinct(held, new, cache, schema)
+        )
+        if found.nbytes > self._most:
+            if cache.id not in self._full:
+                self._full.add(cache.id)
+                log.warning(
+                    "a cache of values is full: what was not written for the longest time is let go; give it fewer columns or "
+                    "keys, or raise value_cache_size",
+                    cache=cache.name,
+                    table=schema.name,
+                    bytes=found.nbytes,
+                    limit=self._most,
+                )
+            found = within(found, self._most)
+        return found
 
     def _read(self, cache: ValueCache, view: View) -> pa.RecordBatch | None:
         """What a cache holds of all rows of a view: from files and from memory."""
