@@ -158,3 +158,33 @@ def test_a_command_and_its_columns_agree(server: Any, connection: dbapi.Connecti
         ):
             info = client.get_flight_info(flight.FlightDescriptor.for_command(wrap(make(name, **fields))), options)
             assert client.do_get(info.endpoints[0].ticket, options).read_all().schema == info.schema, name
+
+
+def test_a_user_with_the_token_as_password(server: Any, connection: dbapi.Connection) -> None:
+    """As drivers log in that know nothing else: the handshake answers with the header of further calls."""
+    del connection
+    prefix = DatabaseOptions.RPC_CALL_HEADER_PREFIX.value
+    for password, good in ((server.token, True), ("wm_wrong", False)):
+        options = {"username": "anyone", "password": password, f"{prefix}database": DATABASE}
+        if not good:
+            with pytest.raises(adbc_driver_manager.Error, match="not authenticated"):
+                dbapi.connect(f"grpc://127.0.0.1:{server.port}", db_kwargs=options, autocommit=True)
+            continue
+        with (
+            dbapi.connect(f"grpc://127.0.0.1:{server.port}", db_kwargs=options, autocommit=True) as made,
+            made.cursor() as cursor,
+        ):
+            cursor.execute("SELECT count(*) AS n FROM cpu")
+            assert cursor.fetchone() == (9,)
+
+
+def test_a_handshake_of_pyarrow(server: Any) -> None:
+    with flight.FlightClient(f"grpc://127.0.0.1:{server.port}") as client:
+        assert client.authenticate_basic_token(b"anyone", server.token.encode()) == (
+            b"authorization",
+            f"Bearer {server.token}".encode(),
+        )
+        for password in (b"", b"wrong"):
+            with pytest.raises(flight.FlightError) as raised:
+                client.authenticate_basic_token(b"anyone", password)
+            assert "Traceback" not in str(raised.value)

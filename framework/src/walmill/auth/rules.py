@@ -56,7 +56,8 @@ def parse_authorization(header: str) -> str:
 
 def _basic(value: str) -> str:
     try:
-        text = base64.b64decode(value, validate=True).decode("utf-8")
+        # drivers in Go leave the padding out
+        text = base64.b64decode(value + "=" * (-len(value) % 4), validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"the Authorization header holds no base64 of UTF-8 text; {_FORMS}") from None
     colons = text.count(":")

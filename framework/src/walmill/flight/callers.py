@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow import flight
 
-from walmill.auth.rules import Identity
+from walmill.auth.rules import Identity, parse_authorization
 from walmill.errors import InvalidRequest
 from walmill.flight.problems import flight_error
 from walmill.flight.ticket import DATABASE_HEADERS
@@ -27,10 +27,11 @@ class Caller(flight.ServerMiddleware):  # type: ignore[misc]
         name: Name of the token; nothing if everyone is let in.
     """
 
-    def __init__(self, name: str, headers: dict[str, list[Any]]) -> None:
+    def __init__(self, name: str, headers: dict[str, list[Any]], answer: dict[str, str] | None = None) -> None:
         super().__init__()
         self.name = name
         self._headers = headers
+        self._answer = answer or {}
         self._ends: list[Callable[[], None]] = []
 
     def at_end(self, end: Callable[[], None]) -> None:
@@ -42,6 +43,10 @@ class Caller(flight.ServerMiddleware):  # type: ignore[misc]
         del exception
         for end in self._ends:
             end()
+
+    def sending_headers(self) -> dict[str, str]:
+        """pyarrow: what is sent before the answer."""
+        return self._answer
 
     def database(self) -> str | None:
         """The database that a header names.
@@ -67,14 +72,33 @@ class Callers(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         self._authorize = authorize
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> Caller:
-        """Lets a call in, or ends it."""
-        del info
+        """Lets a call in, or ends it.
+
+        A handshake with a user name and the token as password is answered with the header that further calls are to send:
+        so do drivers that know no other way, such as those of JDBC.
+        """
         given = headers.get("authorization") or [None]
         try:
             identity = self._authorize(given[0])
         except Exception as error:  # noqa: BLE001 - gRPC is told each of them
             raise flight_error(error) from None
-        return Caller("" if identity is None else identity.name, headers)
+        answer = {}
+        if info.method == flight.FlightMethod.HANDSHAKE and given[0] is not None:
+            # `parse_authorization` was there before us: what is wrong with the header was told
+            answer["authorization"] = f"Bearer {parse_authorization(given[0])}" if identity is not None else given[0]
+        return Caller("" if identity is None else identity.name, headers, answer)
+
+
+class Open(flight.ServerAuthHandler):  # type: ignore[misc]
+    """Lets handshakes through: `Callers` has looked at them."""
+
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:
+        """pyarrow: a handshake."""
+
+    def is_valid(self, token: bytes) -> bytes:
+        """pyarrow: a call; who makes it is in its headers."""
+        del token
+        return b""
 
 
 class Call:
