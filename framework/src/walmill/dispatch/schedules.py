@@ -142,12 +142,22 @@ class Schedules:
     def _spawn(self, entry: _Entry, due: Due, at: int) -> None:
         task = asyncio.get_running_loop().create_task(self._run(entry, due, at))
         entry.station.tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(entry.station, done))
+        task.add_done_callback(lambda done: self._ended(entry.station, due, done))
 
-    def _ended(self, station: Station, task: asyncio.Task[Any]) -> None:
+    def _ended(self, station: Station, due: Due, task: asyncio.Task[Any]) -> None:
         station.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("the scheduler met an error of its own", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        trigger = station.trigger
+        log.error(
+            "the scheduler met an error of its own; the schedule goes on with its next due time",
+            database=station.database,
+            trigger=trigger.name,
+            exc_info=error,
+        )
+        self._timeline.fired(trigger.id, due)
+        self.arm()
 
     async def _run(self, entry: _Entry, due: Due, at: int) -> None:
         """Runs one due time until it is done with: committed, skipped, or given up."""
