@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from walmill.flight.messages import make, type_of, unwrap, wrap
 from walmill.flight.problems import flight_error
 from walmill.flight.ticket import DATABASE_HEADERS, FORM, Ticket, parse_ticket, to_bytes
 from walmill.influxql.translate import quoted
+from walmill.leftovers import Place
 from walmill.query.desk import Asked
 from walmill.query.errors import NotSupported
 from walmill.query.results import ResultStream
@@ -51,21 +51,21 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     def __init__(self, engine: Callable[[], Engine], authorize: Authorize) -> None:
         self._engine = engine
-        self._home = _short_directory()
+        self._home = Place(_short_directory())
         self._calls = Calls()
-        self.path = str(self._home / "socket")
+        self.path = str(self._home.path / "socket")
         try:
             super().__init__(f"grpc+unix://{self.path}", auth_handler=Open(), middleware={WHO: Callers(authorize)})
         except BaseException:
             self._calls.close()
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._home.remove()
             raise
 
     def close(self) -> None:
         """Stops running queries, and ends."""
         self._calls.close()
         self.shutdown()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._home.remove()
 
     # ---- calls
 

@@ -33,6 +33,7 @@ from walmill.http.problems import send_json
 from walmill.http.site import Site
 from walmill.http.tls import Certificates
 from walmill.isolation.process import WorkerOptions
+from walmill.leftovers import sweep
 from walmill.model.catalog import put_token
 from walmill.observe.log import get_logger
 from walmill.opening import Opening, Stopped, Told
@@ -311,6 +312,7 @@ def run(settings: Settings) -> int:
             calm_collector()
             short_turns()
             open_more_files()
+            sweep()
             return _serve(settings, bound, ending, certificates)
     finally:
         for number, handler in before.items():
