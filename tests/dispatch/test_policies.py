@@ -15,6 +15,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from walmill import create_app
+from walmill.dispatch import writes
+from walmill.dispatch.mill import Mill
+from walmill.dispatch.station import Station
 from walmill.engine import Engine
 from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, Unavailable
 from walmill.fs.local import LocalFile, LocalFS
@@ -546,3 +549,38 @@ def test_a_plugin_that_says_that_its_run_is_cancelled_has_failed(engine: Engine,
     wait(lambda: "_internal" in engine.databases() and settled(engine))
     letters = engine.query("SELECT error FROM dead_letters", database="_internal").column("error").to_pylist()
     assert letters == ["RunCancelled: I say so"]
+
+
+@pytest.mark.parametrize("broken", ["perform", "fetch"])
+def test_an_error_of_the_engine_itself_stops_no_trigger(
+    engine: Engine, wait: Wait, broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever breaks between a commit and its hook: the batch is tried again, the trigger goes on, and the log says why."""
+    monkeypatch.setattr(writes, "RETRY_SECONDS", 0.02)
+    seen: list[int] = []
+    left = [1, 1, 1]
+    owner, name = (Station, "perform") if broken == "perform" else (Mill, "fetch")
+    real = getattr(owner, name)
+
+    def maybe(self: Any, *args: Any) -> Any:
+        if left and seen:  # the first one goes well, so that the next are made ready ahead
+            left.pop()
+            raise ZeroDivisionError("the engine's own")
+        return real(self, *args)
+
+    async def maybe_later(self: Any, *args: Any) -> Any:
+        return await maybe(self, *args)
+
+    monkeypatch.setattr(owner, name, maybe_later if broken == "perform" else maybe)
+    trigger(engine, lambda batch, ctx: seen.append(batch.num_rows))
+    for number in range(6):
+        engine.write(f"cpu v={number} {number}", database="d")
+        if number == 0:
+            wait(lambda: seen)
+            if broken == "fetch":
+                engine.disable_trigger("d", "t")
+    if broken == "fetch":
+        engine.enable_trigger("d", "t")
+    wait(lambda: sum(seen) >= 6 and settled(engine))
+    assert (sum(seen), left) == (6, [])
+    assert "is tried again" in caplog.text

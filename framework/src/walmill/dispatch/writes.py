@@ -210,6 +210,11 @@ class WriteLine:
             first_sequence=batch.first,
             exc_info=error,
         )
+        # nobody would begin what was made ready
+        if self._ahead is not None and self._ahead[0] is batch:
+            self._ahead = None
+        if self._readied is not None and self._readied[0] is batch:
+            self._readied = None
         if not self.station.retired and self.consumer.is_open(batch.number):
             self._act(self.consumer.again(batch.number, RETRY_SECONDS, time.monotonic(), counts=False))
 

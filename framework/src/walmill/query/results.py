@@ -169,6 +169,9 @@ class ResultStream(Iterator[pa.RecordBatch]):
             else:
                 batch = wait(future, running.bounds.deadline, running.bounds.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
+            if self._running is None and not isinstance(error, QueryStopped | KeyboardInterrupt | SystemExit):
+                # it was closed while it was read here: what went wrong then is not the query's
+                raise QueryStopped("the query was stopped before it was done") from None
             # the error stays in no variable of a frame that it holds: the query would go on until such a ring is found
             raise self._failed(running.meaning(error)) from None
         return self._last.pop() if batch is None and self._last else batch
