@@ -102,6 +102,15 @@ TABLE: list[tuple[str, list[Any]]] = [
     ("SELECT percentile(usage, 50), spread(usage), median(usage) FROM cpu", [("cpu", None, ["percentile", "spread", "median"], [(0, 4.0, 19.0, 6.0)])]),
     ("SELECT count(distinct(usage)), count(n) FROM cpu", [("cpu", None, ["count", "count_1"], [(0, 6, 4)])]),
     ("SELECT distinct(n) FROM cpu", [("cpu", None, ["distinct"], [(0, 0), (0, 1), (0, 2), (0, 3)])]),
+    ("SELECT top(usage, 2) FROM cpu", [("cpu", None, ["top"], [(0, 10.0), (20, 20.0)])]),
+    ("SELECT top(usage, 2), host, n FROM cpu ORDER BY time DESC", [("cpu", None, ["top", "host", "n"], [(20, 20.0, "b", None), (0, 10.0, "b", None)])]),
+    ("SELECT bottom(usage, 2) AS least FROM cpu WHERE time > 0", [("cpu", None, ["least"], [(10, 2.0), (20, 4.0)])]),
+    ("SELECT top(usage, host, 2) FROM cpu", [("cpu", None, ["top", "host"], [(20, 20.0, "b"), (30, 8.0, "a")])]),
+    ("SELECT top(usage, host, 1) FROM cpu", [("cpu", None, ["top", "host"], [(20, 20.0, "b")])]),
+    ("SELECT top(usage, 1) FROM cpu GROUP BY host", [("cpu", A, ["top"], [(30, 8.0)]), ("cpu", B, ["top"], [(20, 20.0)])]),
+    (f"SELECT top(usage, 1) FROM cpu {TIMED} GROUP BY time(20s)", [("cpu", None, ["top"], [(0, 10.0), (20, 20.0)])]),
+    (f"SELECT bottom(usage, 1) FROM cpu {TIMED} GROUP BY time(20s), host", [("cpu", A, ["bottom"], [(0, 1.0), (20, 4.0)]), ("cpu", B, ["bottom"], [(0, 10.0), (20, 20.0)])]),
+    ("SELECT mode(usage) FROM cpu GROUP BY host", [("cpu", A, ["mode"], [(0, 1.0)]), ("cpu", B, ["mode"], [(0, 10.0)])]),
     ("SELECT mean(usage) / count(usage) FROM cpu GROUP BY /^ho/", [("cpu", A, ["mean_count"], [(0, 0.9375)]), ("cpu", B, ["mean_count"], [(0, 7.5)])]),
     ("SELECT sum(usage) / 0 FROM cpu", []),
     (f"SELECT derivative(mean(usage), 1s) FROM cpu {TIMED} AND host = 'a' GROUP BY time(10s)", [("cpu", None, ["derivative"], [(10, 0.1), (20, 0.2), (30, 0.4)])]),
@@ -186,6 +195,11 @@ def test_parameters_are_values_and_nothing_else(client: TestClient) -> None:
         ({"db": "d", "q": "SELECT mean(usage), host FROM cpu"}, "mixing aggregate and non-aggregate queries is not supported"),
         ({"db": "d", "q": "SELECT usage FROM cpu GROUP BY time(1m)"}, "GROUP BY requires at least one aggregate function"),
         ({"db": "d", "q": "SELECT holt_winters(mean(usage), 1, 1) FROM cpu GROUP BY time(1m)"}, "the function holt_winters() is not known here"),
+        ({"db": "d", "q": "SELECT top(usage) FROM cpu"}, "top(field[, tag, …], n) needs a field and a whole number"),
+        ({"db": "d", "q": "SELECT top(usage, 0) FROM cpu"}, "must choose at least 1 point"),
+        ({"db": "d", "q": "SELECT bottom(usage, n, 2) FROM cpu"}, "in bottom() must be tags"),
+        ({"db": "d", "q": "SELECT top(usage, 2), mean(usage) FROM cpu"}, "stand alone"),
+        ({"db": "d", "q": "SELECT mode(usage), mean(usage) FROM cpu"}, "mode(field) stands alone"),
         ({"db": "d", "q": "SELECT percentile(usage, 101) FROM cpu"}, "percentile(101) must be from 0 to 100"),
         ({"db": "d", "q": "SELECT usage FROM cpu WHERE time > host"}, "time is compared with something that is no time"),
         ({"db": "d", "q": "SELECT usage FROM (SELECT usage FROM cpu)"}, "a SELECT within a SELECT is not known here"),
@@ -221,6 +235,21 @@ def test_bad_requests(client: TestClient, params: dict[str, str], text: str) -> 
 def test_it_is_among_the_queries(client: TestClient, engine: Engine) -> None:
     asked(client, "SELECT usage FROM cpu")
     assert engine.queries()[-1].kind == "influxql"
+
+
+def test_the_most_frequent_value(client: TestClient, engine: Engine) -> None:
+    """Of values that are there as often, the one that came first; in bins as well, with what stands in gaps."""
+    values = [3, 1, 1, 2, 2, 2, 1, 5, 7, 7]
+    engine.write("\n".join(f'dice,table=x v={v}i,s="s{v}" {i * S}' for i, v in enumerate(values)), database="d")
+    engine.write("\n".join(f"dice,table=y v={v}i {i * S + 1}" for i, v in enumerate([9, 8])), database="d")
+    assert asked(client, "SELECT mode(v) FROM dice WHERE \"table\" = 'x'") == [("dice", None, ["mode"], [(0, 1)])]
+    assert asked(client, "SELECT mode(s) FROM dice") == [("dice", None, ["mode"], [(0, "s1")])]
+    binned = "SELECT mode(v) FROM dice WHERE time >= 0 AND time < 16s AND \"table\" = 'x' GROUP BY time(4s)"
+    assert asked(client, binned) == [("dice", None, ["mode"], [(0, 1), (4, 2), (8, 7), (12, None)])]
+    assert asked(client, f"{binned} fill(previous)")[0][3][-1] == (12, 7)
+    assert asked(client, f"{binned} fill(none)")[0][3] == [(0, 1), (4, 2), (8, 7)]
+    offset = binned.replace("time >= 0", "time >= 1s").replace("time(4s)", 'time(4s, 1s), "table"')
+    assert asked(client, f"{offset} fill(none)") == [("dice", {"table": "x"}, ["mode"], [(1, 1), (5, 2), (9, 7)])]
 
 
 def test_nothing_after_a_failure(client: TestClient) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from walmill.errors import InvalidRequest
+from walmill.influxql import choosing
 from walmill.influxql.parse import Binary, By, Call, Pattern, Ref, Select, Span, Star, Value
 from walmill.model.schema import TIME, TableSchema
 from walmill.query.errors import NotSupported
@@ -19,7 +20,9 @@ from walmill.query.functions import check_zone
 from walmill.units import parse_time
 
 SELECTORS = {"first": "selector_first", "last": "selector_last", "min": "selector_min", "max": "selector_max"}
-AGGREGATES = ("mean", "sum", "count", "median", "stddev", "spread", "percentile", "distinct", *SELECTORS)
+AGGREGATES = (
+    "mean", "sum", "count", "median", "mode", "stddev", "spread", "percentile", "distinct", *SELECTORS, *choosing.BEST,
+)  # fmt: skip
 TRANSFORMS = (
     "derivative",
     "non_negative_derivative",
@@ -97,13 +100,14 @@ class Translation:
         for one in [] if select.where is None else _all_of(select.where):
             self._bound(one)
         self._tags = self._dimensions()
-        columns = self._expanded()
+        columns = choosing.with_tags(self._expanded())
         if not columns:
             return None
         names = unique([name for name, _ in columns])
         grouped = [one for _, one in columns if has_call(one, AGGREGATES)]
         moved = [one for _, one in columns if has_call(one, TRANSFORMS)]
-        if grouped and any(not has_call(one, AGGREGATES) and _refs(one) for _, one in columns):
+        chosen = any(has_call(one, tuple(choosing.BEST)) for _, one in columns)
+        if grouped and not chosen and any(not has_call(one, AGGREGATES) and _refs(one) for _, one in columns):
             selector = self._one_selector([one for _, one in columns])
             if selector is None or self._by is not None:
                 raise InvalidRequest("mixing aggregate and non-aggregate queries is not supported")
@@ -267,7 +271,7 @@ class Translation:
 
     # ---- statements
 
-    def _where(self, *, until_now: bool = False, more: str | None = None) -> str:
+    def where(self, *, until_now: bool = False, more: str | None = None) -> str:
         parts = [] if self.select.where is None else [self.condition(self.select.where)]
         if until_now and self.high is None:
             self.high = self.now
@@ -276,8 +280,16 @@ class Translation:
             parts.append(more)
         return f" WHERE {' AND '.join(parts)}" if parts else ""
 
-    def _tag_columns(self) -> list[str]:
+    def tag_columns(self) -> list[str]:
         return [f"{quoted(tag)} AS tag_{place}" for place, tag in enumerate(self._known_tags())]
+
+    def series(self) -> list[str]:
+        """What tells the series apart."""
+        return [quoted(tag) for tag in self._known_tags()]
+
+    def bins(self) -> list[str]:
+        """The bin of a row, if the statement has bins."""
+        return [] if self._by is None else [self._bin(gaps=False)]
 
     def _order(self) -> str:
         tags = [f"tag_{place} NULLS FIRST" for place in range(len(self._known_tags()))]
@@ -291,7 +303,7 @@ class Translation:
         text = f" LIMIT {limits['limit']}" if "limit" in limits else ""
         return text + (f" OFFSET {limits['offset']}" if "offset" in limits else "")
 
-    def _table(self) -> str:
+    def table(self) -> str:
         return quoted(self.schema.name)
 
     def _raw(self, trees: Sequence[Any]) -> str:
@@ -300,8 +312,8 @@ class Translation:
             quoted(one.name) for tree in trees for one in _refs(tree) if one.name in self.schema.fields
         )
         present = "(" + " OR ".join(f"{one} IS NOT NULL" for one in fields) + ")"
-        columns = ", ".join([TIME, *self._tag_columns(), *values])
-        return f"SELECT {columns} FROM {self._table()}{self._where(more=present)}{self._order()}{self._limit()}"  # noqa: S608
+        columns = ", ".join([TIME, *self.tag_columns(), *values])
+        return f"SELECT {columns} FROM {self.table()}{self.where(more=present)}{self._order()}{self._limit()}"  # noqa: S608
 
     def _one_selector(self, trees: Sequence[Any]) -> Call | None:
         """The selector of a statement that has just one function."""
@@ -311,16 +323,20 @@ class Translation:
     def _aggregated(self, trees: Sequence[Any]) -> str:
         if any(isinstance(tree, Call) and tree.name == "distinct" for tree in trees):
             return self._distinct(trees)
+        if any(has_call(tree, tuple(choosing.BEST)) for tree in trees):
+            return f"{choosing.best(self, trees)}{self._order()}{self._limit()}"
+        source = choosing.mode(self, trees) if any(has_call(tree, ("mode",)) for tree in trees) else None
         if self._by is not None:
-            return self._binned(trees, self.select.fill)
+            return self._binned(trees, self.select.fill, source=source)
         selector = self._one_selector(trees)
         if selector is not None:
             return self._selected(selector, trees)
         values = [f"{self._over_groups(tree, None)} AS value_{place}" for place, tree in enumerate(trees)]
-        inner = ", ".join([f"{at(self.low or 0)} AS {TIME}", *self._tag_columns(), *values])
+        inner = ", ".join([f"{at(self.low or 0)} AS {TIME}", *self.tag_columns(), *values])
         tags = [quoted(tag) for tag in self._known_tags()]
         some = " OR ".join(f"value_{place} IS NOT NULL" for place in range(len(trees)))
-        counted = f"SELECT {inner}, count(*) AS n FROM {self._table()}{self._where()}"  # noqa: S608 - quoted names
+        rows = f"{self.table()}{self.where()}" if source is None else source
+        counted = f"SELECT {inner}, count(*) AS n FROM {rows}"  # noqa: S608 - quoted names
         if tags:
             counted += f" GROUP BY {', '.join(tags)}"
         outer = ", ".join(
@@ -331,7 +347,7 @@ class Translation:
     def _selected(self, selector: Call, trees: Sequence[Any]) -> str:
         """One selector: the row has the time of the point that it chose, and other columns are those of that point."""
         function = SELECTORS[selector.name]
-        column = self._argument(selector)
+        column = self.argument(selector)
         others = [self.value(tree) for tree in trees if not has_call(tree, AGGREGATES)]
         call = f"{function}({', '.join([column, TIME, *others])})"
         values: list[str] = []
@@ -342,9 +358,9 @@ class Translation:
             else:
                 number += 1
                 values.append(f"{call}['other_{number}'] AS value_{place}")
-        inner = ", ".join([f"{call}['time'] AS {TIME}", *self._tag_columns(), *values])
+        inner = ", ".join([f"{call}['time'] AS {TIME}", *self.tag_columns(), *values])
         tags = [quoted(tag) for tag in self._known_tags()]
-        sql = f"SELECT {inner} FROM {self._table()}{self._where()}"  # noqa: S608 - quoted names
+        sql = f"SELECT {inner} FROM {self.table()}{self.where()}"  # noqa: S608 - quoted names
         sql += f" GROUP BY {', '.join(tags)}" if tags else ""
         return f"SELECT * FROM ({sql}) WHERE {TIME} IS NOT NULL{self._order()}"  # noqa: S608
 
@@ -353,10 +369,10 @@ class Translation:
             raise NotSupported(
                 "distinct() stands alone, and without GROUP BY time; count(distinct(field)) does not have to"
             )
-        column = self._argument(trees[0])
-        columns = ", ".join([f"{at(self.low or 0)} AS {TIME}", *self._tag_columns(), f"{column} AS value_0"])
-        where = self._where(more=f"{column} IS NOT NULL")
-        return f"SELECT DISTINCT {columns} FROM {self._table()}{where}{self._order()}, value_0"  # noqa: S608 - quoted names
+        column = self.argument(trees[0])
+        columns = ", ".join([f"{at(self.low or 0)} AS {TIME}", *self.tag_columns(), f"{column} AS value_0"])
+        where = self.where(more=f"{column} IS NOT NULL")
+        return f"SELECT DISTINCT {columns} FROM {self.table()}{where}{self._order()}, value_0"  # noqa: S608 - quoted names
 
     def _bin(self, *, gaps: bool) -> str:
         assert self._by is not None
@@ -367,20 +383,20 @@ class Translation:
             return f"{function}({interval}, tz({TIME}, {literal(check_zone(self.select.zone))}), {origin})"
         return f"{'date_bin_gapfill' if gaps else 'date_bin'}({interval}, {TIME}, {origin})"
 
-    def _binned(self, trees: Sequence[Any], fill: Any, *, order: bool = True) -> str:
+    def _binned(self, trees: Sequence[Any], fill: Any, *, order: bool = True, source: str | None = None) -> str:
         gaps = fill != "none"
         values = [
             f"{self._over_groups(tree, 'null' if fill is None else fill)} AS value_{place}"
             for place, tree in enumerate(trees)
         ]
-        where = self._where(until_now=True)
+        where = self.where(until_now=True) if source is None else " WHERE true"
         if gaps and self.low is not None:  # a bound that the condition has in another form is one for the bins as well
             where += f" AND {TIME} >= {at(self.low)}"
         if gaps and self.high is not None:
             where += f" AND {TIME} <= {at(self.high)}"
-        columns = ", ".join([f"{self._bin(gaps=gaps)} AS bin", *self._tag_columns(), *values])
+        columns = ", ".join([f"{self._bin(gaps=gaps)} AS bin", *self.tag_columns(), *values])
         groups = ", ".join(["1", *(str(place + 2) for place in range(len(self._known_tags())))])
-        inner = f"SELECT {columns} FROM {self._table()}{where} GROUP BY {groups}"  # noqa: S608 - quoted names
+        inner = f"SELECT {columns} FROM {source or self.table()}{where} GROUP BY {groups}"  # noqa: S608 - quoted names
         outer = ", ".join(
             [
                 f"arrow_cast(bin, 'Timestamp(Nanosecond, None)') AS {TIME}"
@@ -392,7 +408,7 @@ class Translation:
         )
         return f"SELECT {outer} FROM ({inner})" + (f"{self._order()}{self._limit()}" if order else "")  # noqa: S608
 
-    def _argument(self, call: Call) -> str:
+    def argument(self, call: Call) -> str:
         if not call.arguments:
             raise InvalidRequest(f"{call.name}() needs a field")
         found = self.value(call.arguments[0])
@@ -425,8 +441,8 @@ class Translation:
         if call.name == "count" and call.arguments and isinstance(call.arguments[0], Call):
             inner = call.arguments[0]
             if inner.name == "distinct":
-                return f"count(DISTINCT {self._argument(inner)})"
-        column = self._argument(call)
+                return f"count(DISTINCT {self.argument(inner)})"
+        column = self.argument(call)
         match call.name:
             case "mean":
                 return f"avg({column})"
@@ -434,6 +450,8 @@ class Translation:
                 return f"{call.name}({column})"
             case "count":
                 return f"count({'DISTINCT ' if call.distinct else ''}{column})"
+            case "mode":
+                return choosing.MODE
             case "spread":
                 return f"(max({column}) - min({column}))"
             case "first" | "last" | "min" | "max":
@@ -457,8 +475,8 @@ class Translation:
         else:
             values = [f"{self.value(one)} AS value_{place}" for place, one in enumerate(inside)]
             present = " AND ".join(f"{self.value(one)} IS NOT NULL" for one in inside)
-            columns = ", ".join([TIME, *self._tag_columns(), *values])
-            base = f"SELECT {columns} FROM {self._table()}{self._where(more=present)}"  # noqa: S608 - quoted names
+            columns = ", ".join([TIME, *self.tag_columns(), *values])
+            base = f"SELECT {columns} FROM {self.table()}{self.where(more=present)}"  # noqa: S608 - quoted names
         window = ", ".join([TIME, *tags, *outputs])
         some = " OR ".join(f"value_{place} IS NOT NULL" for place in range(len(trees)))
         over = f"SELECT {window} FROM ({base})"  # noqa: S608
