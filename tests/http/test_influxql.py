@@ -199,6 +199,8 @@ def test_parameters_are_values_and_nothing_else(client: TestClient) -> None:
         ({"db": "d", "q": "SELECT top(usage, 0) FROM cpu"}, "must choose at least 1 point"),
         ({"db": "d", "q": "SELECT bottom(usage, n, 2) FROM cpu"}, "in bottom() must be tags"),
         ({"db": "d", "q": "SELECT top(usage, 2), mean(usage) FROM cpu"}, "stand alone"),
+        ({"db": "d", "q": "SELECT integral(usage, 3) FROM cpu"}, "takes a duration as its unit"),
+        ({"db": "d", "q": "SELECT integral(usage), mean(usage) FROM cpu"}, "stands alone"),
         ({"db": "d", "q": "SELECT mode(usage), mean(usage) FROM cpu"}, "mode(field) stands alone"),
         ({"db": "d", "q": "SELECT percentile(usage, 101) FROM cpu"}, "percentile(101) must be from 0 to 100"),
         ({"db": "d", "q": "SELECT usage FROM cpu WHERE time > host"}, "time is compared with something that is no time"),
@@ -250,6 +252,20 @@ def test_the_most_frequent_value(client: TestClient, engine: Engine) -> None:
     assert asked(client, f"{binned} fill(none)")[0][3] == [(0, 1), (4, 2), (8, 7)]
     offset = binned.replace("time >= 0", "time >= 1s").replace("time(4s)", 'time(4s, 1s), "table"')
     assert asked(client, f"{offset} fill(none)") == [("dice", {"table": "x"}, ["mode"], [(1, 1), (5, 2), (9, 7)])]
+
+
+def test_areas_under_lines(client: TestClient, engine: Engine) -> None:
+    """Within a bin the trapezium; a line into another bin is cut at the end of the first."""
+    for table, points in (("x", [(0, 0), (4, 4), (6, 4), (14, 12)]), ("y", [(1, 10)])):
+        engine.write("\n".join(f"flow,table={table} v={v} {t * S}" for t, v in points), database="d")
+    one = "FROM flow WHERE \"table\" = 'x'"
+    assert asked(client, f"SELECT integral(v) {one}") == [("flow", None, ["integral"], [(0, 8.0 + 8.0 + 64.0)])]
+    assert asked(client, f"SELECT integral(v, 2s) AS area {one}") == [("flow", None, ["area"], [(0, 40.0)])]
+    assert asked(client, 'SELECT integral(v) FROM flow GROUP BY "table"')[1][3] == [(0, 0.0)]
+    binned = f"SELECT integral(v) {one} AND time >= 0 AND time < 20s GROUP BY time(5s)"
+    # to 5 s: 8 + 4; from there to 6 s: 4, and to 10 s: 24 more; what is behind it lies in the bin of the last point
+    assert asked(client, binned) == [("flow", None, ["integral"], [(0, 12.0), (5, 28.0), (10, 40.0), (15, None)])]
+    assert asked(client, f"{binned} fill(0)")[0][3][-1] == (15, 0.0)
 
 
 def test_nothing_after_a_failure(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""Functions of InfluxQL that choose among the points of a group by comparing them: `top`, `bottom`, `mode`."""
+"""Functions of InfluxQL that look at the points of a group beside each other: `top`, `bottom`, `mode`, `integral`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from walmill.errors import InvalidRequest
-from walmill.influxql.parse import Call, Ref, Value
+from walmill.influxql.parse import Call, Ref, Span, Value
 from walmill.model.schema import TIME
 from walmill.query.errors import NotSupported
 
 if TYPE_CHECKING:
     from walmill.influxql.translate import Translation
 
+SECOND = 1_000_000_000
 BEST = {"top": "DESC", "bottom": "ASC"}
 """Functions that choose several points, and how these are ordered."""
 
@@ -66,7 +67,8 @@ def best(translation: Translation, trees: Sequence[Any]) -> str:
     if tags:
         # the best point of each combination of these tags, then the best of those
         each = ", ".join([*group, *(translation.column(one) for one in tags)])
-        source = f"(SELECT *, row_number() OVER (PARTITION BY {each} {order}) AS _walmill_each FROM {source}) WHERE _walmill_each = 1"  # noqa: S608
+        ranked = f"SELECT *, row_number() OVER (PARTITION BY {each} {order}) AS _walmill_each FROM {source}"  # noqa: S608
+        source = f"({ranked}) WHERE _walmill_each = 1"
     window = f"PARTITION BY {', '.join(group)} {order}" if group else order
     ranked = f"SELECT {', '.join(chosen)}, row_number() OVER ({window}) AS _walmill_rank FROM {source}"  # noqa: S608
     shown = ", ".join(
@@ -98,3 +100,62 @@ def mode(translation: Translation, trees: Sequence[Any]) -> str:
 
 MODE = f"first_value(_walmill_value ORDER BY _walmill_count DESC, {TIME})"
 """The aggregate over what `mode` gives: of values that are there as often as each other, the one that came first."""
+
+
+def integral(translation: Translation, trees: Sequence[Any]) -> str:
+    """The areas under the lines between neighbours: a table whose sums are `integral`.
+
+    As InfluxDB has it, the line from one bin into another is cut at the end of the first one; what lies behind that belongs to
+    the bin of its second point.
+
+    Args:
+        translation: What is translated.
+        trees: Its columns: the call alone.
+
+    Raises:
+        InvalidRequest: If the call is wrong.
+        NotSupported: If others are beside it, or bins follow the clock on the wall.
+    """
+    if len(trees) != 1 or not isinstance(trees[0], Call):
+        raise NotSupported("integral(field[, unit]) stands alone")
+    call = trees[0]
+    unit = call.arguments[1] if len(call.arguments) == 2 else Span(SECOND)
+    if not isinstance(unit, Span) or unit.ns <= 0 or len(call.arguments) > 2:
+        raise InvalidRequest("integral(field[, unit]) takes a duration as its unit, such as 1h")
+    column = translation.argument(call)
+    tags = translation.series()
+    apart = f"PARTITION BY {', '.join(tags)} " if tags else ""
+    over = f"OVER ({apart}ORDER BY {TIME})"
+    bins = translation.bins()
+    points = ", ".join(
+        [
+            TIME,
+            *tags,
+            f"CAST({TIME} AS BIGINT) AS t1",
+            f"CAST({column} AS DOUBLE) AS v1",
+            f"CAST(lag({TIME}) {over} AS BIGINT) AS t0",
+            f"CAST(lag({column}) {over} AS DOUBLE) AS v0",
+            *(
+                [f"CAST(lag({bins[0]}) {over} AS BIGINT) + {translation.interval()} AS cut"]
+                if bins
+                else ["NULL AS cut"]
+            ),
+        ]
+    )
+    where = translation.where(more=f"{column} IS NOT NULL", until_now=bool(bins))
+    rows = f"(SELECT {points} FROM {translation.table()}{where})"  # noqa: S608 - quoted names
+    middle = "(v0 + (v1 - v0) * (cut - t0) / nullif(t1 - t0, 0))"
+    kept = ", ".join(tags)
+    kept = f", {kept}" if kept else ""
+    before = f"({middle} + v0) / 2 * (cut - t0) / {unit.ns}.0"
+    behind = (
+        f"CASE WHEN cut <= t1 THEN ({middle} + v1) / 2 * (t1 - cut) ELSE (v0 + v1) / 2 * (t1 - t0) END / {unit.ns}.0"
+    )
+    return (
+        f"(SELECT {TIME}{kept}, coalesce({behind}, 0.0) AS _walmill_area FROM {rows} UNION ALL "  # noqa: S608
+        f"SELECT to_timestamp_nanos(t0) AS {TIME}{kept}, {before} AS _walmill_area FROM {rows} WHERE cut <= t1)"
+    )
+
+
+AREA = "sum(_walmill_area)"
+"""The aggregate over what `integral` gives."""

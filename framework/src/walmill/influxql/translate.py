@@ -21,7 +21,8 @@ from walmill.units import parse_time
 
 SELECTORS = {"first": "selector_first", "last": "selector_last", "min": "selector_min", "max": "selector_max"}
 AGGREGATES = (
-    "mean", "sum", "count", "median", "mode", "stddev", "spread", "percentile", "distinct", *SELECTORS, *choosing.BEST,
+    "mean", "sum", "count", "median", "mode", "integral", "stddev", "spread", "percentile", "distinct",
+    *SELECTORS, *choosing.BEST,
 )  # fmt: skip
 TRANSFORMS = (
     "derivative",
@@ -291,6 +292,16 @@ class Translation:
         """The bin of a row, if the statement has bins."""
         return [] if self._by is None else [self._bin(gaps=False)]
 
+    def interval(self) -> int:
+        """The width of a bin, ns; 0 without bins.
+
+        Raises:
+            NotSupported: If bins follow the clock on the wall, so that some are wider.
+        """
+        if self.select.zone is not None and self._by is not None:
+            raise NotSupported("integral() with GROUP BY time and tz() is not known here; leave tz() out")
+        return 0 if self._by is None else self._by.interval
+
     def _order(self) -> str:
         tags = [f"tag_{place} NULLS FIRST" for place in range(len(self._known_tags()))]
         return f" ORDER BY {', '.join([*tags, TIME + (' DESC' if self.select.descending else '')])}"
@@ -325,7 +336,11 @@ class Translation:
             return self._distinct(trees)
         if any(has_call(tree, tuple(choosing.BEST)) for tree in trees):
             return f"{choosing.best(self, trees)}{self._order()}{self._limit()}"
-        source = choosing.mode(self, trees) if any(has_call(tree, ("mode",)) for tree in trees) else None
+        source = None
+        if any(has_call(tree, ("mode",)) for tree in trees):
+            source = choosing.mode(self, trees)
+        elif any(has_call(tree, ("integral",)) for tree in trees):
+            source = choosing.integral(self, trees)
         if self._by is not None:
             return self._binned(trees, self.select.fill, source=source)
         selector = self._one_selector(trees)
@@ -452,6 +467,8 @@ class Translation:
                 return f"count({'DISTINCT ' if call.distinct else ''}{column})"
             case "mode":
                 return choosing.MODE
+            case "integral":
+                return choosing.AREA
             case "spread":
                 return f"(max({column}) - min({column}))"
             case "first" | "last" | "min" | "max":
