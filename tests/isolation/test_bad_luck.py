@@ -130,7 +130,7 @@ def test_a_worker_that_ends_or_talks_nonsense(tmp_path: Path, place: Path, do: s
     ("do", "error"), [("cut", "not sealed"), ("wrong_arrow", "WriteError: the Arrow data cannot be read")]
 )
 def test_memory_that_cannot_be_trusted(tmp_path: Path, place: Path, do: str, error: str) -> None:
-    with opened(tmp_path, seconds=1.0) as engine:
+    with opened(tmp_path, seconds=1.0 if do == "cut" else 30.0) as engine:
         found = run(engine, do)
         assert found["status"] == "failed"
         assert error in found["error"] or do == "cut"
