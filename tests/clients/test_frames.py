@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import httpx2
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from influxdb_client_3 import InfluxDBClient3
 
-pytestmark = pytest.mark.may_leave("file", reason="gRPC and polars keep their poll sets as long as the process lives")
+pytestmark = pytest.mark.may_leave("file", reason="polars keeps its poll sets as long as the process lives")
 
+ROOT = Path(__file__).parents[2]
 DATABASE = "frames"
 START = 1_700_000_000_000_000_000
 ROWS = "\n".join(
@@ -40,29 +45,34 @@ def answer(http: Any, form: str) -> io.BytesIO:
     return io.BytesIO(found.content)
 
 
-def check(frame: pd.DataFrame) -> None:
-    """Whether a frame of pandas has the rows."""
-    assert list(frame.columns) == ["host", "v", "n", "u", "ok", "time"]
-    assert frame["v"].sum() == sum(range(100)) + 50
-    assert frame["n"].tolist() == frame["u"].tolist() == list(range(100))
-    assert frame["host"].tolist()[:4] == ["h0", "h1", "h2", "h0"]
-    assert frame["ok"].tolist()[:3] == [False, True, False]
-    # texts of times have as many digits as each of them needs
-    times = pd.to_datetime(frame["time"], format="ISO8601").astype("datetime64[ns]")
-    assert times.astype("int64").tolist() == [START + n * 10**9 + n for n in range(100)]
-
-
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "arrow"])
-def test_pandas_reads_answers(http: Any, form: str) -> None:
-    body = answer(http, form)
-    if form == "csv":
-        check(pd.read_csv(body))
-    elif form == "jsonl":
-        check(pd.read_json(body, lines=True, dtype=False))
-    elif form == "parquet":
-        check(pd.read_parquet(body))
-    else:
-        check(pa.ipc.open_stream(body).read_pandas())
+def test_pandas_reads_answers(server: Any, http: Any, tmp_path: Path) -> None:
+    """Installed beside our environment: with it in there, all that uses pyarrow would load it, the servers of tests as well."""
+    del http
+    tool = shutil.which("uv")
+    install = [tool, "pip", "install", "--python", sys.executable] if tool else [sys.executable, "-m", "pip", "install"]
+    done = subprocess.run(
+        [*install, "--quiet", "--no-deps", "--target", str(tmp_path), "-c", "constraints.txt", "pandas"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    given = {
+        "url": server.url,
+        "token": server.token,
+        "database": DATABASE,
+        "sql": SQL,
+        "times": [START + n * 10**9 + n for n in range(100)],
+    }
+    child = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("pandas_child.py")), json.dumps(given)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.stdout.split() == ["csv", "jsonl", "parquet", "arrow", "influxdb3-python"], child.stderr
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet", "arrow"])
@@ -80,11 +90,6 @@ def test_polars_reads_answers(http: Any, form: str) -> None:
     texts = frame["time"].dtype == pl.String
     times = frame["time"].str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="ns") if texts else frame["time"]
     assert times.dt.timestamp("ns").to_list() == [START + n * 10**9 + n for n in range(100)]
-
-
-def test_influxdb3_python_gives_a_frame(server: Any, http: Any) -> None:
-    with InfluxDBClient3(host=server.url, token=server.token, database=DATABASE) as client:
-        check(client.query(SQL, mode="pandas"))
 
 
 def test_duckdb_reads_the_files_of_a_running_server(server: Any, http: Any) -> None:

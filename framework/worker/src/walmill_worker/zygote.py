@@ -235,12 +235,9 @@ def main(descriptor: int, path: list[str]) -> None:
     # what every worker needs, so that each fork shares it
     import numpy  # noqa: F401
     import pyarrow
-    import pyarrow.compute
+    import pyarrow.compute  # noqa: F401
 
     import walmill_hookspecs  # noqa: F401
     import walmill_worker.child  # noqa: F401
-
-    # where pandas is installed, Arrow imports it when the first array is made of values: here once, not in a run of each worker
-    pyarrow.array([None])
 
     Zygote(socket.socket(fileno=descriptor)).serve()
