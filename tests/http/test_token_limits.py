@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from walmill import Engine, create_app
 from walmill.model.catalog import QueryLimits
-from walmill.query.bounds import bounds
+from walmill.query.bounds import bounds_of
 
 TOKEN = "/api/v3/configure/token"
 QUERY = "/api/v3/query_sql"
@@ -142,7 +142,7 @@ def test_bad_limits(operator: TestClient, limits: dict[str, Any], said: str) -> 
 
 def test_the_tighter_limit_holds() -> None:
     theirs = QueryLimits(memory=100, rows=10, files=1)
-    found = bounds(50, 5, None, None, theirs)
+    found = bounds_of(50, 5, None, None, theirs)
     assert (found.memory, found.rows, found.files, set(found.theirs)) == (50, 5, 1, {"files"})
-    found = bounds(200, None, 3, None, theirs)
+    found = bounds_of(200, None, 3, None, theirs)
     assert (found.memory, found.rows, found.files, set(found.theirs)) == (100, 10, 1, {"memory", "rows", "files"})

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from walmill.engine import Engine
+from walmill.query.brake import MAY_JOIN
 from walmill.query.errors import QueryStopped, QueryTimeout
 from walmill.query.rewrite import rewrite
 
@@ -133,6 +134,22 @@ def test_where_it_is_fitted(sql: str, fitted: int) -> None:
     assert made.count("walmill_runs(") == fitted
     assert (brake is None) is (fitted == 0)
     assert fitted or made == sql
+
+
+def test_a_text_is_gone_through_once() -> None:
+    """Whoever may ask must not be able to hold the interpreter with a long text."""
+    for text in ("SELECT 1 " + "from " * 200_000, "from x " * 100_000, "SELECT " + "a b " * 200_000):
+        assert MAY_JOIN.search(text) is None
+    assert MAY_JOIN.search("SELECT 1 FROM (SELECT x FROM t) a, b")
+
+
+def test_long_conditions_are_no_error(engine: Engine) -> None:
+    """They make a tree that is deeper than Python goes: such a join has no brake, and runs."""
+    many = " OR ".join(f"a.v = {number}" for number in range(2000))
+    found = engine.query(f"SELECT count(*) AS n FROM cpu a JOIN mem b ON a.host = b.host WHERE {many}", database="d")
+    assert found.to_pylist() == [{"n": 1}]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        engine.query(f"SELECT count(*), tz(time, 'UTC') FROM cpu a WHERE {many} GROUP BY 2", database="d")
 
 
 def test_nobody_else_can_call_it(engine: Engine) -> None:

@@ -63,7 +63,7 @@ class Bounds:
         return " of this token" if kind in self.theirs else ""
 
 
-def bounds(
+def bounds_of(
     memory: int, rows: int | None, files: int | None, timeout: float | None, theirs: QueryLimits | None
 ) -> Bounds:
     """The tighter of the engine's limits and of those of who asks, for a query that begins now.

@@ -18,8 +18,8 @@ from walmill.query.syntax import Node, expression, text, walk
 
 NAME = "walmill_runs"
 """The function; it is known to the queries that have it only."""
-MAY_JOIN = re.compile(r"\bjoin\b|\bfrom\b(?:(?!\b(?:where|group|order|limit)\b).)*,", re.IGNORECASE | re.DOTALL)
-"""A text without this joins nothing by a condition."""
+MAY_JOIN = re.compile(r"\bjoin\b|\bfrom\b(?:(?!\b(?:from|where|group|order|limit)\b).)*,", re.IGNORECASE | re.DOTALL)
+"""A text without this joins nothing by a condition. It stops at the next `from`, so a text is gone through once."""
 
 _BATCH = pa.repeat(True, 8192)
 

@@ -15,8 +15,8 @@ from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
 from walmill.model.catalog import QueryLimits
 from walmill.model.files import DataFile
-from walmill.query.bounds import Bounds
-from walmill.query.bounds import bounds as bounds_of
+from walmill.query.bounds import Bounds, bounds_of
+from walmill.query.brake import MAY_JOIN
 from walmill.query.driver import Driver, out_of_time, wait
 from walmill.query.errors import translate
 from walmill.query.parameters import bind, check_used
@@ -42,8 +42,7 @@ _NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache", re.IGNORECA
 QUICK_ROWS = 500_000
 """A simple statement over so few rows is read without a way to stop it: to have one costs more than to run it."""
 _SLOW = re.compile(
-    r"\b(?:join|with|over)\b|select.*select|(?:series|range|unnest|repeat|pad|space)\s*\(|"
-    r"\bfrom\b(?:(?!\b(?:where|group|order|limit)\b).)*,",
+    r"\b(?:with|over)\b|select.*select|(?:series|range|unnest|repeat|pad|space)\s*\(",
     re.IGNORECASE | re.DOTALL,
 )
 """What a statement says that may go on for long over few rows; one that says nothing of it takes milliseconds."""
@@ -265,7 +264,7 @@ class QueryEngine:
         return evolve(found, brake=brake, quick=self._is_quick(sql, found.rows))
 
     def _is_quick(self, sql: str, rows: int) -> bool:
-        return rows <= QUICK_ROWS and not self._functions and not _SLOW.search(sql)
+        return rows <= QUICK_ROWS and not self._functions and not (_SLOW.search(sql) or MAY_JOIN.search(sql))
 
     def _plan_files(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 
+from walmill.errors import InvalidRequest
 from walmill.query import brake, cachetables, functions, gapfill
 from walmill.query.brake import Brake
 from walmill.query.syntax import Node, parse, write
@@ -29,6 +30,19 @@ def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, B
     may_call, may_join = _MAY_CALL.search(sql), brake.MAY_JOIN.search(sql)
     if not may_call and not may_join:
         return sql, None
+    try:
+        return _rewritten(sql, aggregates, bool(may_call), bool(may_join))
+    except RecursionError:
+        if may_call:
+            raise InvalidRequest(
+                "the statement is nested too deeply, for it calls functions that are rewritten; a long chain of OR can be IN (…)"
+            ) from None
+        return sql, None  # it runs all the same
+
+
+def _rewritten(
+    sql: str, aggregates: Callable[[], Collection[str]], may_call: bool, may_join: bool
+) -> tuple[str, Brake | None]:
     tree = parse(sql)
     if tree is None:
         return sql, None
@@ -36,7 +50,7 @@ def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, B
         tree = [cachetables.resolve(one) for one in tree]
         filled = [gapfill.fill(one, aggregates) for one in tree]
         tree = [functions.expand(one) for one in filled]
-    fitted = bool(may_join) and any([brake.fit(one) for one in tree if _runs(one)])  # noqa: C419 - each is fitted
+    fitted = may_join and any([brake.fit(one) for one in tree if _runs(one)])  # noqa: C419 - each is fitted
     if not may_call and not fitted:
         return sql, None
     return write(tree), brake.Brake() if fitted else None
