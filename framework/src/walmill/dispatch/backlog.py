@@ -56,10 +56,12 @@ def fetch(
     return found, None
 
 
-def catch_up(wal: Log, subscriptions: Subscriptions, lines: Sequence[WriteLine], newest: int) -> None:
+def catch_up(
+    wal: Log, subscriptions: Subscriptions, lines: Sequence[WriteLine], newest: int, *, seconds: float = 0.0
+) -> None:
     """Finds where each of these triggers has to begin, in one pass over the log, without decoding a row.
 
-    How many rows each has before it is counted on the way, if that does not take long once all beginnings are found.
+    How many rows each has before it is counted on the way, if that takes at most `seconds` more once all beginnings are found.
     """
     missing = {line.station.trigger.id: line for line in lines if line.consumer.cursor.through < newest}
     start = min((line.consumer.cursor.through for line in missing.values()), default=newest) + 1
@@ -74,7 +76,7 @@ def catch_up(wal: Log, subscriptions: Subscriptions, lines: Sequence[WriteLine],
                 if missing.pop(trigger, None) is not None:
                     line.consumer.behind = number
         if not missing:
-            until = until or time.monotonic() + COUNT_SECONDS
+            until = until or time.monotonic() + seconds
             if time.monotonic() > until:
                 return
     for trigger, line in late.items():

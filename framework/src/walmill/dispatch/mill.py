@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from walmill.clock import Clock
 from walmill.context.local import CachedValues, Limits
-from walmill.dispatch.backlog import catch_up, fetch, items_of
+from walmill.dispatch.backlog import COUNT_SECONDS, catch_up, fetch, items_of
 from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
@@ -406,13 +406,16 @@ class Mill:
         if self._stopping:
             return
         fresh: list[int] = []
+        starts = not self._stations
         for trigger in triggers.values():
             if trigger.enabled and trigger.id not in self._stations:
                 self._open(trigger, view)
                 fresh.append(trigger.id)
         lines = [self._lines[number] for number in fresh if number in self._lines]
         if lines:
-            catch_up(self._wal, self._subscriptions, lines, view.sequence)
+            # while the engine runs, the hooks of others do not wait for a count
+            seconds = COUNT_SECONDS if starts else 0.0
+            catch_up(self._wal, self._subscriptions, lines, view.sequence, seconds=seconds)
             for line in lines:
                 line.step()
         self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
