@@ -19,6 +19,8 @@ NAMES = {
     "asynchronous": "trouble:Asynchronous",
     "slow": "trouble:Slow",
     "broken-worker": "trouble:Broken",
+    "reader": "readers:Reader",
+    "async-reader": "readers:AsyncReader",
 }
 
 
@@ -26,7 +28,8 @@ NAMES = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory on the path with the plugins' module and the description of a distribution."""
     made = tmp_path_factory.mktemp("isolated")
-    (made / "trouble.py").write_text((PLUGINS / "trouble.py").read_text())
+    for module in ("trouble.py", "readers.py"):
+        (made / module).write_text((PLUGINS / module).read_text())
     about = made / "walmill_test_trouble-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: walmill-test-trouble\nVersion: 1.0\n")

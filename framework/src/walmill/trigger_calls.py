@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
 from walmill.dispatch.tally import NOTHING, Tally
-from walmill.errors import InvalidRequest
+from walmill.errors import InvalidRequest, WalmillError
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
@@ -196,6 +197,15 @@ class Triggers(Definitions):
         self.request_triggers = tuple(triggers)
         for changed in self._routes_changed:
             changed(self.request_triggers)
+
+    async def reads_body(self, plugin: str) -> bool:
+        """Whether a plugin reads the bodies of requests as they come; for an event loop of the server's."""
+        known = self.registry.takes(plugin, "on_request", "body")
+        if known is None:  # a server that has just started may not have looked at it yet, and that takes a while
+            with contextlib.suppress(WalmillError):  # its run says what is wrong with it
+                await asyncio.get_running_loop().run_in_executor(None, self.registry.inspect, plugin)
+            known = self.registry.takes(plugin, "on_request", "body")
+        return bool(known)
 
     async def answer(self, trigger: int, exchange: Exchange) -> Answer:
         """Answers a request through a trigger; for an event loop of the server's."""

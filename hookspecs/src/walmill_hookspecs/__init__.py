@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from walmill_hookspecs._markers import PROJECT, hookimpl, hookspec
+from walmill_hookspecs.body import AsyncBody, Body
 from walmill_hookspecs.context import AsyncContext, BaseContext, Cache, Context
 from walmill_hookspecs.errors import (
     BadSettings,
@@ -56,9 +57,11 @@ API_VERSION: Final = "0.1"
 __all__ = [
     "API_VERSION",
     "PROJECT",
+    "AsyncBody",
     "AsyncContext",
     "BadSettings",
     "BaseContext",
+    "Body",
     "Cache",
     "ColumnName",
     "Context",

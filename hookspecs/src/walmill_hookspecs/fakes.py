@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import pyarrow as pa
 
+from walmill_hookspecs.body import async_body_of, body_of
 from walmill_hookspecs.context import Cache, LoggerAdapter, WriteData
 from walmill_hookspecs.errors import QueryError, WriteError
 from walmill_hookspecs.types import (
@@ -173,6 +174,10 @@ def request(
         identity=identity,
         body=body.encode() if isinstance(body, str) else body,
     )
+
+
+body = body_of
+async_body = async_body_of
 
 
 class FakeCache:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from walmill_hookspecs._markers import hookspec
 
 if TYPE_CHECKING:
+    from walmill_hookspecs.body import AsyncBody, Body
     from walmill_hookspecs.context import BaseContext
     from walmill_hookspecs.types import Reply, Request, RunRecord, SnapshotRecord, SqlFunction, Tick, WriteBatch
 
@@ -49,7 +50,7 @@ def on_schedule(tick: Tick, ctx: BaseContext[Any]) -> None:
 
 
 @hookspec
-def on_request(request: Request, ctx: BaseContext[Any]) -> Reply:
+def on_request(request: Request, body: Body | AsyncBody, ctx: BaseContext[Any]) -> Reply:
     """An HTTP request came for the trigger's path.
 
     When: for the methods and the path of `request:…`.
@@ -57,6 +58,10 @@ def on_request(request: Request, ctx: BaseContext[Any]) -> Reply:
     Return value: the answer: a `Response`; str (text/html); bytes; dict or list (JSON); `(body, status)` or
         `(body, status, headers)`; an iterator of str or bytes (streamed); None (204); or anything with `status_code`,
         `headers` and `body`. A tuple of another shape is an error.
+    Body: a hook that does not name `body` begins when the whole body is there, as `request.body`. One that names it begins at
+        once and reads the body while it comes: a `def` hook as a binary file (`Body`), an `async def` hook as pieces
+        (`AsyncBody`); `request.body` is empty then, the server's limit for bodies does not hold, and what is not read does
+        not come. An answer that is an iterator may go on reading. Compressed bodies come decompressed.
     Delivery: at most once; the commit precedes the first byte of the answer, and a refused commit is the answer.
         An exception answers 500 with the id of the run (`HTTPError` answers its own status) and keeps nothing.
     Runs where: `process`: one request at a time in each of up to `max_concurrency` workers. `inline`: `async def` on the mill's

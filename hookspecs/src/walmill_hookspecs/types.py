@@ -234,7 +234,7 @@ class Request:
         headers: The headers, names without case; `Authorization` and cookies' owner are the server's and left out.
         client: Host and port of the caller, if known.
         identity: Name of the token or user that called; None without authentication.
-        body: The whole body, decompressed.
+        body: The whole body, decompressed; empty for a hook that names the parameter `body` and reads it as it comes.
     """
 
     method: str
@@ -273,7 +273,7 @@ class Request:
             raise HTTPError(400, f"the body is not JSON: {error}") from None
 
     def stream(self, size: int = 65536) -> Iterator[bytes]:
-        """The body in pieces of at most `size` bytes."""
+        """The body, which is there as a whole, in pieces of at most `size` bytes; to read one that still comes, name `body`."""
         for start in range(0, len(self.body), size):
             yield self.body[start : start + size]
 

@@ -13,6 +13,7 @@ from attrs import define, field
 
 from walmill.dispatch.station import Ended, Event, Station
 from walmill.errors import InvalidRequest, PluginFailure, Unavailable, WalmillError, described
+from walmill.isolation.arriving import Arriving
 from walmill.observe.log import get_logger
 from walmill_hookspecs import HTTPError, Request
 from walmill_worker.replies import Answer, answer_of, piece_of
@@ -29,11 +30,13 @@ class Exchange:
 
     Attributes:
         request: The request.
+        body: Its body, if that still comes: for a hook that names the parameter `body`.
         cancelled: Whether the caller went away.
         done: Set when its place is free again.
     """
 
     request: Request
+    body: Arriving | None = None
     cancelled: bool = False
     cancel: Callable[[str], None] | None = None
     done: asyncio.Event = field(factory=asyncio.Event)
@@ -127,9 +130,12 @@ class RequestDesk:
 
     async def _run(self, exchange: Exchange, arrived: int) -> tuple[Answer, Ended]:
         station = self.station
+        values: dict[str, Any] = {"request": exchange.request}
+        if exchange.body is not None:
+            values["body"] = exchange.body
         event = Event(
             hook="on_request",
-            values={"request": exchange.request},
+            values=values,
             key=station.key(uuid.uuid4().hex),
             at=arrived,
             source="request",
@@ -141,7 +147,7 @@ class RequestDesk:
             watch.add_done_callback(station.tasks.discard)
             exchange.cancel = self._canceller(station, event.key)
             ended = await watch
-            if ended.end != "conflict":
+            if ended.end != "conflict" or (exchange.body is not None and exchange.body.begun):
                 break
             await asyncio.sleep(0.002 * (attempt + 1))
         return self._answer(ended), ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import anyio.to_thread
@@ -42,6 +42,18 @@ def path_of(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root) else path
 
 
+def encoding_of(scope: Scope) -> str:
+    """How the body is encoded: `identity` or `gzip`.
+
+    Raises:
+        InvalidRequest: In another way.
+    """
+    encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise InvalidRequest(f"the Content-Encoding {encoding[:40]!r} is unknown; send gzip, or identity")
+    return encoding.removeprefix("x-")
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body of a request, decompressed.
 
@@ -55,9 +67,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         InvalidRequest: The encoding is unknown, or what came is not in it.
         ClientGone: The caller went away.
     """
-    encoding = (header(scope, b"content-encoding") or "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise InvalidRequest(f"the Content-Encoding {encoding[:40]!r} is unknown; send gzip, or identity")
+    encoding = encoding_of(scope)
     length = header(scope, b"content-length")
     declared = int(length) if length is not None and length.isascii() and length.isdigit() else 0
     if declared > limit and (header(scope, b"expect") is not None or declared > DRAINED * limit):
@@ -103,28 +113,76 @@ def gunzip(data: bytes, limit: int) -> bytes:
         TooLarge: It would be larger.
         InvalidRequest: It is no gzip, or it is cut off.
     """
+    unpack = Gunzip()
     pieces: list[bytes] = []
     left = limit
-    rest: Any = memoryview(data)
-    while rest:
-        member = zlib.decompressobj(GZIP)
-        try:
-            piece = member.decompress(rest, left + 1)
-        except zlib.error:
-            raise InvalidRequest(
-                f"the body is not gzip, although its Content-Encoding says so: byte {len(data) - len(rest)} begins no "
-                "member, or the member is damaged"
-            ) from None
+    for piece in unpack.pieces(data, limit + 1):
         left -= len(piece)
         if left < 0:
             raise _too_large(limit)
-        if not member.eof:
-            raise InvalidRequest("the gzip body is cut off: its last member has no end; send the whole body")
         pieces.append(piece)
-        rest = member.unused_data
-        if rest[:1] == b"\0" and not rest.strip(b"\0"):
-            break
+    unpack.finish()
     return b"".join(pieces)
+
+
+class Gunzip:
+    """Undoes gzip piece by piece: one member or several, empty ones as well; zeros may follow the last one."""
+
+    def __init__(self) -> None:
+        self._member: Any = None
+        self._begins = 0
+        self._taken = 0
+        self._zeros = False
+
+    def pieces(self, data: bytes, size: int) -> Iterator[bytes]:
+        """What the next bytes hold.
+
+        Args:
+            data: The bytes.
+            size: Most bytes of a piece.
+
+        Raises:
+            InvalidRequest: It is no gzip.
+        """
+        rest: Any = data
+        more = False
+        while rest or more:
+            if self._member is None:
+                self._begins = self._taken + len(data) - len(rest)
+                if rest[:1] == b"\0" and self._begins:
+                    self._zeros = True
+                if self._zeros:
+                    if rest.strip(b"\0"):
+                        raise self._damaged()
+                    break
+                self._member = zlib.decompressobj(GZIP)
+            member = self._member
+            try:
+                piece = member.decompress(rest, size)
+            except zlib.error:
+                raise self._damaged() from None
+            if piece:
+                yield piece
+            if member.eof:
+                self._member, rest, more = None, member.unused_data, False
+            else:
+                rest, more = member.unconsumed_tail, len(piece) == size  # it may hold more than it gave
+        self._taken += len(data)
+
+    def finish(self) -> None:
+        """Says that nothing more comes.
+
+        Raises:
+            InvalidRequest: The last member has no end.
+        """
+        if self._member is not None:
+            raise InvalidRequest("the gzip body is cut off: its last member has no end; send the whole body")
+
+    def _damaged(self) -> InvalidRequest:
+        return InvalidRequest(
+            f"the body is not gzip, although its Content-Encoding says so: byte {self._begins} begins no member, or the "
+            "member is damaged"
+        )
 
 
 def _too_large(limit: int) -> TooLarge:

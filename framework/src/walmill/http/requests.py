@@ -15,11 +15,12 @@ from starlette.types import Receive, Scope, Send
 from walmill.dispatch.requests import Exchange
 from walmill.engine import Engine
 from walmill.errors import NotFound, PluginFailure
+from walmill.http.arriving import ArrivingBody
 from walmill.http.auth import IDENTITY
 from walmill.http.body import ClientGone, read_body, text_headers
 from walmill.http.parameters import query_pairs
 from walmill.http.site import Site
-from walmill.http.streams import send_pieces, watching
+from walmill.http.streams import send_pieces, wait_gone, watching
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.triggers.spec import RequestSpec, parse_spec
@@ -102,14 +103,25 @@ class TriggerEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         engine = self._site.engine
-        body = await read_body(scope, receive, self._site.body_limit)
-        exchange = Exchange(plugin_request(scope, body))
-        async with watching(receive, lambda: engine.cancel(exchange, "the caller went away")) as watcher:
+        arriving = ArrivingBody(scope) if await engine.reads_body(self._trigger.plugin) else None
+        if arriving is None:
+            body = await read_body(scope, receive, self._site.body_limit)
+            exchange = Exchange(plugin_request(scope, body))
+        else:
+            exchange = Exchange(plugin_request(scope, b""), arriving)
+
+        def stop(reason: str) -> None:
+            engine.cancel(exchange, reason)  # first, so that a run whose body breaks off is known to be cancelled
+            if arriving is not None:
+                arriving.cut(reason)
+
+        wait = wait_gone if arriving is None else arriving.take_in
+        async with watching(receive, lambda: stop("the caller went away"), wait) as watcher:
             asked = asyncio.ensure_future(engine.answer(self._trigger.id, exchange))
             try:
                 answer = await asyncio.shield(asked)
             except asyncio.CancelledError:
-                engine.cancel(exchange, "the server is shutting down")
+                stop("the server is shutting down")
                 late = asyncio.create_task(_discard(engine, asked))
                 _late.add(late)
                 late.add_done_callback(_late.discard)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from starlette.types import Receive, Send
 
@@ -18,17 +19,20 @@ async def wait_gone(receive: Receive) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching(receive: Receive, gone: Callable[[], None]) -> AsyncIterator[asyncio.Task[None]]:
+async def watching(
+    receive: Receive, gone: Callable[[], None], wait: Callable[[Receive], Coroutine[Any, Any, None]] = wait_gone
+) -> AsyncIterator[asyncio.Task[None]]:
     """Calls `gone` if the caller goes away inside.
 
     Args:
-        receive: Of the request, whose body has been read.
+        receive: Of the request.
         gone: Called at most once, on the loop.
+        wait: Returns when the caller went away; by default for a request whose body has been read.
 
     Yields:
         The task that watches; done means that the caller went away.
     """
-    watcher = asyncio.create_task(wait_gone(receive))
+    watcher = asyncio.create_task(wait(receive))
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is None:

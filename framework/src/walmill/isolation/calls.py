@@ -20,13 +20,14 @@ from walmill.context.state import RunCache
 from walmill.errors import InvalidRequest
 from walmill.ingest.errors import RowError
 from walmill.ingest.ipc import read_stream
+from walmill.isolation.arriving import Arriving
 from walmill_hookspecs import QueryError, WriteError
 from walmill_worker.given import unpack_given
 from walmill_worker.values import decode, encode
 from walmill_worker.wire import map_file, table_file
 
-WAITING = ("write_now", "checkpoint")
-"""Calls that wait for a commit: `later`; others go to a thread."""
+WAITING = ("write_now", "checkpoint", "body")
+"""Calls that wait for a commit or a caller: `later`; others go to a thread."""
 LOOP_BYTES = 8 * 1024
 """What a call gives is converted on the loop up to this size, and by a thread beyond it."""
 INLINE_BYTES = 32 * 1024
@@ -43,10 +44,12 @@ class Calls:
 
     Args:
         state: The run.
+        body: The body of its request, if that still comes.
     """
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState, body: Arriving | None = None) -> None:
         self.state = state
+        self._body = body
         self._context = LocalAsyncContext(state)
         self._streams: dict[int, Any] = {}
         self._numbers = itertools.count(1)
@@ -103,7 +106,11 @@ class Calls:
         raise ValueError(f"there is no call {what!r:.40}")
 
     async def later(self, what: str, given: Mapping[str, Any], descriptors: list[int]) -> Answer:
-        """Does what waits for a commit."""
+        """Does what waits for a commit, or for the caller of a request."""
+        if what == "body":
+            if self._body is None:
+                raise ValueError("the run has no body that still comes")
+            return await self._body.next(), None
         if what == "checkpoint":
             await self._context.checkpoint(given["through"])
             return None, None

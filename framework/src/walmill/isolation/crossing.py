@@ -16,6 +16,8 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """A tick or a request, as plain types."""
     found: dict[str, Any] = {}
     for name, value in values.items():
+        if name == "body":
+            continue  # a request says whether it arrives; the hook asks for its pieces
         if isinstance(value, Tick):
             found[name] = {
                 "scheduled_for": _nanoseconds(value.scheduled_for),
@@ -35,6 +37,7 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
                 "client": None if value.client is None else list(value.client),
                 "identity": value.identity,
                 "body": value.body,
+                "arrives": "body" in values,
             }
         else:
             raise PluginFailure(f"a {type(value).__name__} cannot be given to a worker")

@@ -16,12 +16,14 @@ from typing import Any
 
 from walmill.context.local import Limits, LocalAsyncContext, LocalContext, RunState
 from walmill.errors import PluginFailure, described, shown
+from walmill.isolation.arriving import body_here
 from walmill.isolation.base import Called, Gate, Seat
 from walmill.isolation.batch import BatchSource
 from walmill.observe.log import get_logger
-from walmill_hookspecs import RunCancelled, TriggerInfo
+from walmill_hookspecs import AsyncBody, Body, Request, RunCancelled, TriggerInfo
+from walmill_hookspecs.body import async_body_of, body_of
 from walmill_hookspecs.settings import is_settings, parse
-from walmill_worker.binding import Binding
+from walmill_worker.binding import Binding, BoundHook
 from walmill_worker.calling import call, call_async
 from walmill_worker.capture import current
 
@@ -222,6 +224,8 @@ class InlineWorker:
         """See `Seat.call`."""
         bound = self._binding.hooks[hook]
         values = {name: value.made if isinstance(value, BatchSource) else value for name, value in values.items()}
+        if "request" in values and bound.takes("body"):
+            values["body"] = _body(values, bound, state)
         if not bound.is_async:
             given = {**values, "ctx": LocalContext(state)}
             context = contextvars.copy_context()
@@ -313,6 +317,15 @@ class InlineWorker:
                 await self.retire(self)
         finally:
             self._threads.close()
+
+
+def _body(values: Mapping[str, Any], bound: BoundHook, state: RunState) -> Body | AsyncBody:
+    """The body of a request, for a hook that names it."""
+    arriving = values.get("body")
+    if arriving is None:
+        request: Request = values["request"]
+        return (async_body_of if bound.is_async else body_of)(request.body)
+    return body_here(arriving, state, asyncio.get_running_loop(), is_async=bound.is_async)
 
 
 def _call_here(bound: Any, given: Mapping[str, Any], state: RunState, gate: Gate | None) -> Called:

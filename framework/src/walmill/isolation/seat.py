@@ -191,7 +191,7 @@ class Process:
         """See `Seat.call`."""
         if not self.alive:  # it ended between two hooks
             return Called(error=RemoteError("WorkerDied", "the worker ended before the run began"))
-        self._state, self._calls = state, Calls(state)
+        self._state, self._calls = state, Calls(state, values.get("body"))
         self._lines = 0
         waiting = self._waiting = asyncio.get_running_loop().create_future()
         told_batch = Told({}, [])

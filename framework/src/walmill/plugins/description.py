@@ -27,6 +27,7 @@ class PluginDescription:
         version: Version of that distribution.
         value: Where the entry point points to.
         hooks: Names of the hooks that it implements, and whether each is `async def`.
+        parameters: Names of the parameters that each of them takes.
         settings: Its settings, if it describes them.
         status: `active`, `disabled` by the server's settings, or `broken`.
         cause: Why it is broken, in one sentence.
@@ -40,6 +41,7 @@ class PluginDescription:
     version: str | None = None
     value: str = ""
     hooks: Mapping[str, bool] = field(factory=dict)
+    parameters: Mapping[str, tuple[str, ...]] = field(factory=dict)
     settings: tuple[SettingInfo, ...] | None = None
     status: Status = "active"
     cause: str | None = None
@@ -52,6 +54,7 @@ class PluginDescription:
         return attrs.evolve(
             self,
             hooks=found.hooks,
+            parameters=found.parameters,
             settings=found.settings,
             status="active" if found.broken is None else "broken",
             cause=found.broken,
@@ -64,6 +67,7 @@ class PluginDescription:
         data = attrs.asdict(self, recurse=False)
         del data["wraps"], data["installed"]
         data["hooks"] = dict(self.hooks)
+        data["parameters"] = {hook: list(names) for hook, names in self.parameters.items()}
         data["settings"] = None if self.settings is None else [info.to_json() for info in self.settings]
         return data
 

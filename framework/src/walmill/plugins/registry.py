@@ -162,6 +162,13 @@ class Registry:
         known = self._known.get(name)
         return None if known is None else known.description
 
+    def takes(self, name: str, hook: str, argument: str) -> bool | None:
+        """Whether a plugin's hook names a parameter; None as long as nobody has looked at the plugin. Waits for nothing."""
+        known = self._known.get(name)
+        if known is None or not known.inspected:
+            return None
+        return argument in known.description.parameters.get(hook, ())
+
     def _inspect(self, asked: Sequence[_Known]) -> None:
         """Finds out what is not known yet of these plugins, of all of them at once."""
         fresh = [one for one in asked if not one.inspected and one.description.status == "active"]

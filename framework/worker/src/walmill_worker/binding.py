@@ -35,6 +35,10 @@ class BoundHook:
     wrappers: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = ()
     is_async: bool = False
 
+    def takes(self, argument: str) -> bool:
+        """Whether the implementation or a wrapper names a parameter."""
+        return argument in self.arguments or any(argument in names for _, names in self.wrappers)
+
 
 @frozen
 class Binding:

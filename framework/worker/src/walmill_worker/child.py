@@ -23,11 +23,12 @@ from zoneinfo import ZoneInfo
 
 from attrs import define
 
-from walmill_hookspecs import MultiMapping, Request, Run, RunCancelled, Tick, TriggerInfo, WriteBatch
+from walmill_hookspecs import AsyncBody, Body, MultiMapping, Request, Run, RunCancelled, Tick, TriggerInfo, WriteBatch
+from walmill_hookspecs.body import async_body_of, body_file, body_of
 from walmill_hookspecs.settings import is_settings, parse
 from walmill_worker import PROTOCOL
 from walmill_worker.batches import columns_of, table_batch
-from walmill_worker.binding import Binding, bind
+from walmill_worker.binding import Binding, BoundHook, bind
 from walmill_worker.calling import call, call_async
 from walmill_worker.capture import Capture, Voice, current
 from walmill_worker.context import RunHere, WorkerAsyncContext, WorkerContext, to_datetime
@@ -470,8 +471,25 @@ class Child:
         if "tick" in given:
             return {"tick": _tick(given["tick"])}
         if "request" in given:
-            return {"request": _request(given["request"])}
+            request = _request(given["request"])
+            assert self._binding is not None
+            hook = self._binding.hooks[message["hook"]]
+            if not hook.takes("body"):
+                return {"request": request}
+            if given["request"]["arrives"]:
+                return {"request": request, "body": self._arriving(hook)}
+            return {"request": request, "body": (async_body_of if hook.is_async else body_of)(request.body)}
         return {}
+
+    def _arriving(self, hook: BoundHook) -> Body | AsyncBody:
+        """The body of a request that still comes to the engine."""
+        if not hook.is_async:
+            return body_file(lambda: self.ask("body", {}))
+
+        async def piece() -> bytes:
+            return bytes(await self.ask_async("body", {}))
+
+        return AsyncBody(piece)
 
     def _batch(self, given: Message, descriptors: list[int]) -> WriteBatch:
         new = given["segments"]

@@ -29,6 +29,7 @@ class Described:
 
     Attributes:
         hooks: Names of the hooks that it implements, and whether each is `async def`.
+        parameters: Names of the parameters that each of them takes.
         settings: Its settings, if it describes them.
         broken: Why it cannot be used, in one sentence; None if it can.
         summary: First line of its documentation.
@@ -36,6 +37,7 @@ class Described:
     """
 
     hooks: Mapping[str, bool] = field(factory=dict)
+    parameters: Mapping[str, tuple[str, ...]] = field(factory=dict)
     settings: tuple[SettingInfo, ...] | None = None
     broken: str | None = None
     summary: str = ""
@@ -45,6 +47,7 @@ class Described:
         """As plain types."""
         return {
             "hooks": dict(self.hooks),
+            "parameters": {hook: list(names) for hook, names in self.parameters.items()},
             "settings": None if self.settings is None else [info.to_json() for info in self.settings],
             "broken": self.broken,
             "summary": self.summary,
@@ -62,6 +65,11 @@ class Described:
             settings = data["settings"]
             return cls(
                 hooks={str(name): bool(is_async) for name, is_async in data["hooks"].items() if name in HOOKS},
+                parameters={
+                    str(hook): tuple(str(name) for name in names)
+                    for hook, names in data["parameters"].items()
+                    if hook in HOOKS
+                },
                 settings=None if settings is None else tuple(SettingInfo.from_json(info) for info in settings),
                 broken=None if data["broken"] is None else str(data["broken"]),
                 summary=str(data["summary"]),
@@ -147,6 +155,7 @@ def describe_loaded(loaded: object, name: str) -> Described:
     except Exception as error:  # noqa: BLE001 - anything that pluggy or a plugin's class says makes it broken
         return Described(broken=" ".join(str(error).split()))
     hooks: dict[str, bool] = {}
+    parameters: dict[str, tuple[str, ...]] = {}
     wraps = False
     for hook in HOOKS:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
@@ -154,6 +163,7 @@ def describe_loaded(loaded: object, name: str) -> Described:
                 wraps = True
             else:
                 hooks[hook] = inspect.iscoroutinefunction(implementation.function)
+                parameters[hook] = tuple(implementation.argnames)
     broken = None
     if not hooks and not wraps:
         unmarked = [hook for hook in HOOKS if callable(getattr(loaded, hook, None))]
@@ -173,5 +183,10 @@ def describe_loaded(loaded: object, name: str) -> Described:
             broken = f"register_settings failed: {cause(error)}"
     summary = (inspect.getdoc(loaded) or "").strip().split("\n")[0]
     return Described(
-        hooks=hooks, settings=settings, broken=broken, summary=summary, wraps=wraps and has_wrappers(loaded)
+        hooks=hooks,
+        parameters=parameters,
+        settings=settings,
+        broken=broken,
+        summary=summary,
+        wraps=wraps and has_wrappers(loaded),
     )
