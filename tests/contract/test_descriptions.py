@@ -50,5 +50,7 @@ def test_every_installed_plugin_is_active_and_is_json() -> None:
     found = Registry().inspect_all()
     assert {"alerts", "deadman", "webhook", "downsample", "chart"} <= {one.name for one in found}
     for one in found:
+        if one.distribution == "walmill-test-trouble":  # the plugins of other tests that run in this process
+            continue
         assert (one.status, one.cause) == ("active", None)
         json.dumps(one.to_json(), allow_nan=False)

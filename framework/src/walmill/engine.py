@@ -5,9 +5,10 @@ Every method may be called from any thread. Those that end in `_async` are for a
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -48,6 +49,7 @@ from walmill.observe.log import get_logger
 from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
+from walmill.plugins.supply import Supply
 from walmill.query.desk import Desk
 from walmill.query.engine import QueryEngine
 from walmill.query_calls import PLUGIN, Queries
@@ -67,6 +69,7 @@ from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
 from walmill_hookspecs.context import WriteData
 from walmill_worker.capture import Capture
+from walmill_worker.describe import Described
 
 if TYPE_CHECKING:
     pass
@@ -92,6 +95,8 @@ class Engine(Queries):
         self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
         self._processes: ProcessExecutor | None = None
+        self._supply: Supply | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._closed = False
         self._closing = threading.Lock()
         self._replaying = threading.Lock()
@@ -146,6 +151,8 @@ class Engine(Queries):
             discover=options.discover_plugins,
             inspector=inspect_entries,
         )
+        self._supply = self._new_supply()
+        self._supply.open(inspect_entries)
         if options.strict_plugins:
             broken = [one for one in self.registry.inspect_all() if one.status == "broken"]
             if broken:
@@ -262,6 +269,7 @@ class Engine(Queries):
         self._looker.start()
         self._committer.start()
         self._mill.start(self._committer)
+        self._supply.start()
         self.pass_lost()
         self._backfiller.wake()
         self._values.start()
@@ -273,6 +281,30 @@ class Engine(Queries):
         if options.operator_token:
             self._ensure_operator_token()
         self.ready = True
+
+    def _new_supply(self) -> Supply:
+        root = self.options.data_dir
+        if root is None and self.options.plugin_dir is not None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="walmill-code-")
+        shelf = Path(self._temporary.name if self._temporary is not None else root or ".", "plugin-code")
+        return Supply(
+            self.registry,
+            self.options.plugin_dir,
+            shelf,
+            self._describe,
+            self._plugins_changed,
+            installed=self.options.discover_plugins,
+        )
+
+    def _plugins_changed(self, names: Collection[str]) -> None:
+        self._mill.plugins_changed(names)
+
+    def _describe(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
+        """What plugins of the plugin directory offer: found out by workers, where there are any."""
+        if self._processes is None:
+            return {name: self.registry.describe_here(name, value) for name, value in entries}
+        asked = [(name, self._mill.run(self._processes.describe(name, value))) for name, value in entries]
+        return {name: found.result() for name, found in asked}
 
     def _load(self) -> Loaded | None:
         """What the newest manifest says; None if there is no object store."""
@@ -361,7 +393,8 @@ class Engine(Queries):
     def _source(self, plugin: str) -> Source:
         """Where a worker finds a plugin."""
         value, wrappers = self.registry.entry(plugin)
-        return Source(value=value, wrappers=wrappers, settings=self.registry.inspect(plugin).settings or ())
+        settings = self.registry.inspect(plugin).settings or ()
+        return Source(value=value, wrappers=wrappers, settings=settings, code=self.registry.code(plugin))
 
     # ---- reading
 
@@ -585,6 +618,8 @@ class Engine(Queries):
             self._closed = True
             self.ready = False
             self._writer.stop()
+        if self._supply is not None:
+            self._supply.close()
         self._values.stop()
         self._backfiller.stop(30.0)
         if self._keeper is not None:
@@ -615,6 +650,8 @@ class Engine(Queries):
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def __enter__(self) -> Self:
         return self

@@ -45,6 +45,7 @@ class EngineOptions:
         workers: How worker processes are kept.
         executor_plugins: Plugins that bring further executors; they run in this process.
         function_plugins: Plugins that bring functions to SQL; they run in this process.
+        plugin_dir: A directory whose files and packages are plugins, watched for changes; None without one.
         disabled_plugins: Plugins that are not to be used.
         allowed_plugins: The only plugins that may be used; None allows all that are installed.
         strict_plugins: Whether a broken plugin keeps the engine from starting.
@@ -88,6 +89,7 @@ class EngineOptions:
     executor_plugins: Sequence[str] = ()
     function_plugins: Sequence[str] = ()
     workers: WorkerOptions = field(factory=WorkerOptions)
+    plugin_dir: Path | None = None
     disabled_plugins: Sequence[str] = ()
     allowed_plugins: Sequence[str] | None = None
     strict_plugins: bool = False

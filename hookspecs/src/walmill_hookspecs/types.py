@@ -391,6 +391,7 @@ class RunRecord:
         sequence: Sequence of its commit; None if it had no effect.
         error: Kind and message of the error, if any.
         plugin_version: Version of the plugin's distribution; None for an object of the application.
+        plugin_hash: Hash of the plugin's content; None for an object of the application.
         first_sequence: First commit of the batch (`on_write`).
         last_sequence: Last commit of the batch (`on_write`).
         scheduled_for: The due time (`on_schedule`), aware, UTC.
@@ -415,6 +416,7 @@ class RunRecord:
     sequence: int | None = None
     error: str | None = None
     plugin_version: str | None = None
+    plugin_hash: str | None = None
     first_sequence: int | None = None
     last_sequence: int | None = None
     scheduled_for: datetime | None = None

@@ -45,6 +45,7 @@ RUNS = TableSchema(
         "sequence": "int64",
         "error": "string",
         "plugin_version": "string",
+        "plugin_hash": "string",
         "first_sequence": "int64",
         "last_sequence": "int64",
         "scheduled_for": "int64",
@@ -91,6 +92,7 @@ class RunRow(NamedTuple):
     sequence: int | None
     error: str | None
     plugin_version: str | None
+    plugin_hash: str | None
     first_sequence: int | None
     last_sequence: int | None
     scheduled_for: int | None

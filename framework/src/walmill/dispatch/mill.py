@@ -7,9 +7,10 @@ schedules, and runs inline async hooks. No hook runs in the committer, and none 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -427,6 +428,28 @@ class Mill:
             self.loop.call_soon_threadsafe(self._arrived)
             self._pool.submit(self._find_watchers)
 
+    def plugins_changed(self, names: Collection[str]) -> None:
+        """From any thread: plugins have changed, come or gone. Runs under way end with what they began with."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._changed_plugins, frozenset(names))
+
+    def _changed_plugins(self, names: Collection[str]) -> None:
+        for station in list(self._stations.values()):
+            plugin = station.trigger.plugin
+            if plugin not in names or self._stopping:
+                continue
+            known = self._registry.peek(plugin)
+            if known is None:
+                log.error("a trigger is paused: its plugin is gone", trigger=station.trigger.name, plugin=plugin)
+                station.block(f"the plugin {plugin!r} is gone; the trigger goes on when it is there again")
+            elif station.blocked is None:
+                task = self.loop.create_task(station.renew())
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+        self._arrived()
+        self._pool.submit(self._find_watchers)
+
     def _arrived(self) -> None:
         self._patience = 0.0
         self._revive()
@@ -478,14 +501,12 @@ class Mill:
             except NotFound:
                 return dict.fromkeys(trigger.arguments, "***")
 
-        known = self._registry.peek(trigger.plugin)
-        version = None if known is None else known.version
         limits = self._limits.with_named(self._plugin_limits.get(trigger.plugin, {})).with_named(trigger.limits)
         executor = self._executors.get(trigger.executor)
         if executor is None:  # made on a machine that could do more than this one
             log.warning("this machine lacks the trigger's executor", trigger=trigger.name, executor=trigger.executor)
             executor = self._executors["inline"]
-        return Station(trigger, parse_spec(trigger.spec), database, host, executor, limits, hide, version, dry=dry)
+        return Station(trigger, parse_spec(trigger.spec), database, host, executor, limits, hide, dry=dry)
 
     def _open(self, trigger: Trigger, view: View) -> None:
         station = self.station(trigger, view.catalog.databases[trigger.database_id].name, self)

@@ -189,6 +189,13 @@ class RequestDesk:
                 raise Unavailable(ended.error or "the run was cancelled", retry_after=1)
             case "conflict":
                 raise Unavailable("other runs kept changing the same state; send it again", retry_after=1)
+        if self.station.blocked is not None:
+            log.warning("a request cannot be answered", trigger=self.station.trigger.name, error=self.station.blocked)
+            raise Unavailable(
+                f"the trigger {self.station.trigger.name!r} is paused, because its plugin cannot be used; "
+                "`walmill show triggers` says why",
+                retry_after=5,
+            )
         if self.station.trigger.policy == "disable":
             self._disable(ended.error or "failed", ended.traceback)
         raise self._failure(ended, ended.error or "failed")

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from attrs import define, evolve, field
@@ -18,7 +19,7 @@ from walmill.context.local import Limits, RunHost, RunState
 from walmill.dispatch.history import RunRow
 from walmill.dispatch.verdict import judge
 from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError, described, told
-from walmill.isolation.base import Called, Executor, Gate, Seat, Worker
+from walmill.isolation.base import Called, Code, Executor, Gate, Seat, Worker
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
@@ -113,6 +114,7 @@ class Ended:
         first: Where the rest of the batch begins, after checkpoints.
         state: The run; None if it never began.
         seat: Where it ran, if a streamed answer still comes from there: to be given back.
+        worker: What it is given back to.
         run_id: Its id.
         sequence: Of its commit.
     """
@@ -128,6 +130,7 @@ class Ended:
     first: int | None = None
     state: RunState | None = field(default=None, repr=False)
     seat: Seat | None = field(default=None, repr=False)
+    worker: Worker | None = field(default=None, repr=False)
     run_id: str = ""
     sequence: int | None = None
 
@@ -143,7 +146,6 @@ class Station:
         executor: Where its hooks run.
         limits: What its runs may use.
         hide: Its arguments with secrets hidden; called by a thread, since that may have to be found out.
-        version: Version of the plugin's distribution.
         dry: Whether the host keeps nothing of what its runs commit: they are told, and what waits for a commit is not called.
     """
 
@@ -156,7 +158,6 @@ class Station:
         executor: Executor,
         limits: Limits,
         hide: Callable[[], Mapping[str, Any]],
-        version: str | None = None,
         *,
         dry: bool = False,
     ) -> None:
@@ -164,7 +165,6 @@ class Station:
         self.spec = spec
         self.database = database
         self._hide = hide
-        self._version = version
         self._dry = dry
         self.info = TriggerInfo(
             name=trigger.name, database=database, plugin=trigger.plugin, spec=trigger.spec, arguments={}
@@ -173,6 +173,8 @@ class Station:
         self._executor = executor
         self._limits = limits
         self._worker: Worker | None = None
+        self._old: dict[Worker, asyncio.Task[None]] = {}
+        self._renewing = asyncio.Lock()
         self._opening = asyncio.Lock()
         self.runs: dict[str, RunState] = {}
         self._seats: dict[str, Seat] = {}
@@ -215,12 +217,14 @@ class Station:
         kept = False
         try:
             if not seat.started:
-                failure = await self._start(seat)
+                failure = await self._start(seat, worker)
                 if failure is not None:
                     self._record(event, failure, None, Called())
                     return failure
-            ended = await self._run(event, seat, gate, view)
+            ended = await self._run(event, seat, worker, gate, view)
             kept = ended.seat is not None
+            if kept:
+                ended.worker = worker
         finally:
             if not kept:
                 worker.give(seat)
@@ -229,11 +233,13 @@ class Station:
     def give_back(self, ended: Ended) -> None:
         """The last piece of a streamed answer is out: its place is free again."""
         seat, ended.seat = ended.seat, None
-        if seat is not None and self._worker is not None:
-            self._worker.give(seat)
+        if seat is not None and ended.worker is not None:
+            ended.worker.give(seat)
 
-    async def _run(self, event: Event, seat: Seat, gate: Gate | None = None, view: View | None = None) -> Ended:
-        state = self._state(event, view)
+    async def _run(
+        self, event: Event, seat: Seat, worker: Worker, gate: Gate | None = None, view: View | None = None
+    ) -> Ended:
+        state = self._state(event, worker, view)
         self.runs[state.run.id] = state
         self._seats[state.run.id] = seat
         try:
@@ -254,7 +260,7 @@ class Station:
         finally:
             self.runs.pop(state.run.id, None)
             self._seats.pop(state.run.id, None)
-        self._record(event, ended, state, called, seat.name)
+        self._record(event, ended, state, called, seat.name, worker.code)
         return ended
 
     def _not_possible(self, error: Exception) -> Unavailable:
@@ -282,18 +288,7 @@ class Station:
             if self._worker is not None:
                 return None
             try:
-                loop = asyncio.get_running_loop()
-                hidden = await loop.run_in_executor(self._host.pool, self._hide)
-                self.info = evolve(self.info, arguments=dict(hidden))
-                worker = await self._executor.open(
-                    self.trigger.plugin,
-                    self.trigger.arguments,
-                    concurrency=self.trigger.max_concurrency,
-                    trigger=self.info,
-                    limits=self._limits,
-                )
-                worker.retire = self._say_goodbye
-                self._worker = worker
+                self._worker = await self._new_worker()
                 self.blocked = None
             except (WalmillError, BadSettings) as error:
                 self.blocked = told(error)
@@ -305,22 +300,83 @@ class Station:
                 return Ended(end="failed", error=self.blocked, exception=error)
         return None
 
-    async def _start(self, seat: Seat) -> Ended | None:
+    async def _new_worker(self) -> Worker:
+        """Binds the plugin as it is now.
+
+        Raises:
+            Exception: Whatever keeps it from that.
+        """
+        loop = asyncio.get_running_loop()
+        hidden = await loop.run_in_executor(self._host.pool, self._hide)
+        self.info = evolve(self.info, arguments=dict(hidden))
+        worker = await self._executor.open(
+            self.trigger.plugin,
+            self.trigger.arguments,
+            concurrency=self.trigger.max_concurrency,
+            trigger=self.info,
+            limits=self._limits,
+        )
+        worker.retire = partial(self._say_goodbye, worker)
+        if self.spec.hook not in worker.hooks:
+            await worker.close()
+            raise PluginFailure(f"the plugin {self.trigger.plugin!r} lacks the hook {self.spec.hook} by now")
+        return worker
+
+    async def renew(self) -> None:
+        """The plugin has changed: the next run has what it is now, and runs under way end with what they began with.
+
+        One that cannot be bound any more, or does not take the trigger's arguments, blocks the trigger.
+        """
+        async with self._renewing:
+            if self._worker is None or self.retired:
+                return
+            worker = None
+            try:
+                worker = await self._new_worker()
+                self.blocked = None
+            except Unavailable as error:  # nothing is wrong with the plugin: the next event looks for a place again
+                log.warning("a worker could not be made", trigger=self.trigger.name, error=error.message)
+            except (WalmillError, BadSettings) as error:
+                self.blocked = told(error)
+            except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
+                self.blocked = described(error)
+            if self.retired and worker is not None:
+                await worker.close()
+                return
+            old, self._worker = self._worker, worker
+            if old is not None:
+                self._let_go(old)
+            if self.blocked is not None:
+                self._host.blocked()
+
+    def block(self, reason: str) -> None:
+        """Its plugin is gone: runs under way end, and no other one begins until the trigger is looked at again."""
+        self.blocked = reason
+        old, self._worker = self._worker, None
+        if old is not None:
+            self._let_go(old)
+        self._host.blocked()
+
+    def _let_go(self, worker: Worker) -> None:
+        task = asyncio.get_running_loop().create_task(worker.drain())
+        self._old[worker] = task
+        task.add_done_callback(lambda _: self._old.pop(worker, None))
+
+    async def _start(self, seat: Seat, worker: Worker) -> Ended | None:
         """Calls `on_startup` where it was not called yet; None if all went well."""
         async with self._opening:  # an inline worker is one place for all runs
-            worker = self._worker
-            if not seat.started and worker is not None and "on_startup" in worker.hooks:
-                ended = await self._run(self._turn("on_startup"), seat)
+            if not seat.started and "on_startup" in worker.hooks:
+                ended = await self._run(self._turn("on_startup"), seat, worker)
                 if ended.end != "ok":
                     return ended
             seat.started = True
         return None
 
-    async def _say_goodbye(self, seat: Seat) -> None:
+    async def _say_goodbye(self, worker: Worker, seat: Seat) -> None:
         """Calls `on_shutdown` in a place that will not be used any more."""
-        if seat.started and self._worker is not None and "on_shutdown" in self._worker.hooks:
+        if seat.started and "on_shutdown" in worker.hooks:
             seat.started = False
-            await self._run(self._turn("on_shutdown"), seat)
+            await self._run(self._turn("on_shutdown"), seat, worker)
 
     def _turn(self, hook: str) -> Event:
         return Event(
@@ -331,8 +387,7 @@ class Station:
             source="startup",
         )
 
-    def _state(self, event: Event, view: View | None = None) -> RunState:
-        assert self._worker is not None
+    def _state(self, event: Event, worker: Worker, view: View | None = None) -> RunState:
         now = self._host.now_ns()
         run_id = f"{self.trigger.name}-{_boot}-{next(_numbers)}"
         voice = Voice(
@@ -353,7 +408,7 @@ class Station:
                 dry_run=self._dry,
                 source="test" if self._dry else event.why,
             ),
-            settings=self._worker.settings,
+            settings=worker.settings,
             source=event.source,
             now=now,
             view=self._host.view() if view is None else view,
@@ -455,8 +510,18 @@ class Station:
             ended.sequence = outcome.sequence
             state.committed_rows += outcome.value.rows
 
-    def _record(self, event: Event, ended: Ended, state: RunState | None, called: Called, where: str = "") -> None:
+    def _record(
+        self,
+        event: Event,
+        ended: Ended,
+        state: RunState | None,
+        called: Called,
+        where: str = "",
+        code: Code | None = None,
+    ) -> None:
         status = _STATUS[ended.end]
+        if code is None:  # it has not begun
+            code = (None, None) if self._worker is None else self._worker.code
         begun = self._host.now_ns() if state is None else state.now
         row = RunRow(
             self.database,
@@ -473,7 +538,8 @@ class Station:
             0 if state is None else state.committed_rows,
             ended.sequence,
             ended.error,
-            self._version,
+            code[0],
+            code[1],
             None if event.consumed is None else event.consumed[0],
             None if event.consumed is None else event.consumed[1],
             event.fired,
@@ -517,13 +583,13 @@ class Station:
 
     async def close(self) -> None:
         """Calls `on_shutdown` where the trigger had started and nothing runs, and lets go of the worker."""
-        worker = self._worker
-        if worker is None:
-            return
-        try:
-            await worker.close()
-        finally:
-            self._worker = None
+        worker, self._worker = self._worker, None
+        old = list(self._old)
+        for task in self._old.values():
+            task.cancel()
+        for one in (*old, worker):
+            if one is not None:
+                await one.close()
 
     def key(self, suffix: str) -> str:
         """A key for runs of this trigger."""

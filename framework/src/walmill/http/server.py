@@ -207,6 +207,7 @@ def options_of(settings: Settings) -> EngineOptions:
             variables=settings.worker_env,
         ),
         disabled_plugins=settings.disabled_plugins,
+        plugin_dir=settings.plugin_dir,
         allowed_plugins=settings.allowed_plugins,
         strict_plugins=settings.strict_plugins,
         wrappers=settings.wrappers,

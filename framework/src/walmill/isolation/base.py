@@ -137,17 +137,23 @@ class Seat(Protocol):
         """Tells a call under way that it should end soon."""
 
 
+Code = tuple[str | None, str | None]
+"""Version and content hash of a plugin."""
+
+
 class Worker(Protocol):
     """A plugin bound to one trigger, ready to be called. All methods are for the mill's loop.
 
     Attributes:
         hooks: Names of its hooks, and whether each is `async def`.
         settings: Its typed arguments, if its hooks run in this process.
+        code: What of the plugin it has: version of the distribution and content hash, each None where there is none.
         retire: Called before a seat is let go of for lack of work, so that `on_shutdown` can be called there.
     """
 
     hooks: Mapping[str, bool]
     settings: Any
+    code: Code
     retire: Callable[[Seat], Awaitable[None]] | None
 
     @property
@@ -163,6 +169,9 @@ class Worker(Protocol):
 
     def give(self, seat: Seat) -> None:
         """Gives a place back."""
+
+    async def drain(self) -> None:
+        """Lets go of it when the last of its runs has ended, those that wait for a place included."""
 
     async def close(self) -> None:
         """Lets go of it; a hook that does not return is left behind."""

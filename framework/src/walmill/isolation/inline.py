@@ -201,7 +201,9 @@ class InlineWorker:
         self._tasks: dict[RunState, asyncio.Task[Called]] = {}
         self.hooks: Mapping[str, bool] = {hook: bound.is_async for hook, bound in binding.hooks.items()}
         self.settings = settings
+        self.code = binding.code
         self._runs = 0
+        self._still = asyncio.Event()
         self.started = False
         self.name = "inline"
         self.retire: Callable[[Seat], Awaitable[None]] | None = None
@@ -219,6 +221,15 @@ class InlineWorker:
     def give(self, seat: Seat) -> None:
         """See `Worker.give`."""
         self._runs -= 1
+        if not self._runs:
+            self._still.set()
+
+    async def drain(self) -> None:
+        """See `Worker.drain`."""
+        while self._runs:
+            self._still.clear()
+            await self._still.wait()
+        await self.close()
 
     async def call(self, hook: str, values: Mapping[str, Any], state: RunState, gate: Gate | None = None) -> Called:
         """See `Seat.call`."""

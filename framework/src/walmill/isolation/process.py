@@ -24,7 +24,7 @@ from attrs import field, frozen
 
 from walmill.context.local import Limits
 from walmill.errors import PluginFailure, Unavailable, WalmillError
-from walmill.isolation.base import Seat
+from walmill.isolation.base import Code, Seat
 from walmill.isolation.seat import Process
 from walmill.isolation.warden import Warden, Watched, memory_of
 from walmill.isolation.zygote import Ended, Zygote, interpreter
@@ -92,11 +92,13 @@ class Source:
         value: Where its entry point points to.
         wrappers: Name and entry point of others that wrap its hooks.
         settings: Its settings, if it describes them.
+        code: Version and content hash, where they are known.
     """
 
     value: str
     wrappers: tuple[tuple[str, str], ...] = ()
     settings: tuple[SettingInfo, ...] = ()
+    code: Code = (None, None)
 
 
 def possible() -> bool:
@@ -135,6 +137,7 @@ class ProcessWorker:
         self.limits = limits
         self.hooks: Mapping[str, bool] = {}
         self.settings: Any = None
+        self.code = source.code
         self.retire: Callable[[Seat], Awaitable[None]] | None = None
         self._concurrency = concurrency
         self._idle: deque[Process] = deque()
@@ -144,6 +147,7 @@ class ProcessWorker:
         self.slow = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        self._changed = asyncio.Event()
 
     @property
     def processes(self) -> list[Process]:
@@ -189,6 +193,7 @@ class ProcessWorker:
             process = await self._executor.make(self)
         finally:
             self._making -= 1
+            self._changed.set()
             self._next()
         if self._closed:
             await process.end(1.0)
@@ -222,6 +227,7 @@ class ProcessWorker:
         """See `Worker.give`."""
         assert isinstance(seat, Process)
         self._busy.discard(seat)
+        self._changed.set()
         seat.over()
         if seat.alive and not self._closed:
             self._idle.append(seat)
@@ -240,6 +246,7 @@ class ProcessWorker:
         with contextlib.suppress(ValueError):
             self._idle.remove(process)
         self._busy.discard(process)
+        self._changed.set()
         self._next()
 
     async def let_go(self, process: Process) -> None:
@@ -253,6 +260,13 @@ class ProcessWorker:
             finally:
                 self._busy.discard(process)
         await process.end(1.0)
+
+    async def drain(self) -> None:
+        """See `Worker.drain`."""
+        while self._busy or self._making or self._waiting:
+            self._changed.clear()
+            await self._changed.wait()
+        await self.close()
 
     async def close(self) -> None:
         """See `Worker.close`."""

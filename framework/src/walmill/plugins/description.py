@@ -14,6 +14,7 @@ from walmill_hookspecs.settings import SettingInfo, check
 from walmill_worker.describe import Described
 
 Status = Literal["active", "disabled", "broken"]
+PACKAGE = "package"
 TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request")
 
 
@@ -33,7 +34,10 @@ class PluginDescription:
         cause: Why it is broken, in one sentence.
         summary: First line of its documentation.
         wraps: Whether it has hook wrappers.
-        installed: Whether it is an installed package; False for an object that an application registered.
+        installed: Whether it is a package or a file; False for an object that an application registered.
+        location: Where it is: `package`, `object`, or the path in the plugin directory.
+        digest: Hash of its content, 64 hexadecimal digits; None for an object, and for a package until somebody asks.
+        problem: Why what is there now is not used, but the version before it, in one sentence; None if all is well.
     """
 
     name: str
@@ -48,6 +52,9 @@ class PluginDescription:
     summary: str = ""
     wraps: bool = False
     installed: bool = True
+    location: str = PACKAGE
+    digest: str | None = None
+    problem: str | None = None
 
     def with_found(self, found: Described) -> PluginDescription:
         """The same with what was found out about it."""
@@ -66,6 +73,7 @@ class PluginDescription:
         """As a dict of JSON types."""
         data = attrs.asdict(self, recurse=False)
         del data["wraps"], data["installed"]
+        data["hash"] = data.pop("digest")
         data["hooks"] = dict(self.hooks)
         data["parameters"] = {hook: list(names) for hook, names in self.parameters.items()}
         data["settings"] = None if self.settings is None else [info.to_json() for info in self.settings]

@@ -7,14 +7,18 @@ start.
 from __future__ import annotations
 
 import difflib
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import importlib_metadata
 from attrs import define, evolve
 
 from walmill.errors import Conflict, NotFound, PluginFailure
-from walmill.plugins.description import PluginDescription, names
+from walmill.observe.log import get_logger
+from walmill.plugins.content import installed_digest
+from walmill.plugins.description import PACKAGE, PluginDescription, names
 from walmill_hookspecs._markers import PROJECT
 from walmill_worker.binding import Binding, bind
 from walmill_worker.describe import Described, describe_entry, describe_loaded, load
@@ -28,6 +32,8 @@ _found: dict[tuple[object, ...], Described] = {}
 
 BUILTIN_PREFIX = "walmill.builtin."
 
+log = get_logger("walmill.plugins")
+
 
 @define
 class _Known:
@@ -35,6 +41,11 @@ class _Known:
     entry_point: importlib_metadata.EntryPoint | None = None
     loaded: object | None = None
     inspected: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is in the plugin directory."""
+        return self.description.installed and self.description.location != PACKAGE
 
 
 class Registry:
@@ -46,6 +57,9 @@ class Registry:
         wrappers: Names of plugins whose hook wrappers act on plugins of other distributions as well.
         discover: Whether installed plugins are looked for.
         inspector: Finds out what installed plugins offer; None imports them here.
+
+    Attributes:
+        shelf: Where versions of what is in the plugin directory are; None without one.
     """
 
     def __init__(
@@ -63,6 +77,8 @@ class Registry:
         self._lock = threading.RLock()
         self._disabled = frozenset(disabled)
         self._allowed = None if allowed is None else frozenset(allowed)
+        self._discover = discover
+        self.shelf: Path | None = None
         if discover:
             for entry_point in importlib_metadata.entry_points(group=PROJECT):
                 self._discovered(entry_point)
@@ -82,9 +98,90 @@ class Registry:
             cause = f"the name is taken twice: by {other.distribution} and by {description.distribution}; uninstall one of them"
             self._known[entry_point.name] = _Known(evolve(other, status="broken", cause=cause), inspected=True)
             return
-        if entry_point.name in self._disabled or (self._allowed is not None and entry_point.name not in self._allowed):
+        if not self._may(entry_point.name):
             description = evolve(description, status="disabled")
         self._known[entry_point.name] = _Known(description, entry_point)
+
+    def _may(self, name: str) -> bool:
+        """Whether the settings let a plugin be used."""
+        return name not in self._disabled and (self._allowed is None or name in self._allowed)
+
+    def rescan(self) -> set[str]:
+        """Looks anew for installed plugins; gives the names of those that have come, gone, or are another version now."""
+        with self._lock:
+            if not self._discover:
+                return set()
+            before = {name: known for name, known in self._known.items() if known.entry_point is not None}
+            others = {name: known for name, known in self._known.items() if name not in before}
+            self._known = dict(others)
+            for entry_point in importlib_metadata.entry_points(group=PROJECT):
+                if entry_point.name not in others:
+                    self._discovered(entry_point)
+            changed = set()
+            for name in before.keys() | (self._known.keys() - others.keys()):
+                old, new = before.get(name), self._known.get(name)
+                if old is None or new is None or _key(old) != _key(new):
+                    changed.add(name)
+                    if old is not None and old.loaded is not None and new is not None:
+                        # what this process has imported stays: hooks that run here keep it until the next start
+                        new.loaded = old.loaded
+                        problem = f"hooks in the server's own process run version {old.description.version} until it starts again"
+                        new.description = evolve(new.description, problem=problem)
+                else:
+                    self._known[name] = old
+            return changed
+
+    def put(self, name: str, value: str, location: str, digest: str | None, found: Described) -> bool:
+        """Makes a version of a plugin of the plugin directory the one that is used.
+
+        Args:
+            name: Its name.
+            value: Where it is found, as `walmill_worker.describe.load` reads it.
+            location: Where people see it.
+            digest: Hash of its content.
+            found: What it offers.
+
+        Returns:
+            Whether that changes anything; not if an installed plugin or an object has the name.
+        """
+        with self._lock:
+            old = self._known.get(name)
+            if old is not None and not old.is_here:
+                log.warning(
+                    "a plugin is not used: its name is taken", plugin=name, file=location, by=old.description.value
+                )
+                return False
+            plain = PluginDescription(name=name, value=value, location=location, digest=digest)
+            description = plain.with_found(found)
+            if not self._may(name):
+                description = evolve(description, status="disabled")
+            self._known[name] = _Known(description, inspected=True)
+            return True
+
+    def note_problem(self, name: str, problem: str | None) -> None:
+        """Notes why what is there now of a plugin of the plugin directory is not used; None if it is."""
+        with self._lock:
+            known = self._known.get(name)
+            if known is not None and known.is_here:
+                known.description = evolve(known.description, problem=problem)
+
+    def discard(self, name: str, directory: str) -> bool:
+        """Forgets a plugin of the plugin directory; whether there was one."""
+        with self._lock:
+            known = self._known.get(name)
+            if known is None or not known.is_here or not known.description.location.startswith(directory):
+                return False
+            del self._known[name]
+            return True
+
+    def code(self, name: str) -> tuple[str | None, str | None]:
+        """Version and content hash of a plugin as it is now; reads its files. Nothing of one that is not there."""
+        known = self._known.get(name)
+        if known is None:
+            return None, None
+        if known.entry_point is None:
+            return known.description.version, known.description.digest
+        return known.description.version, installed_digest(known.entry_point)
 
     def register(self, plugin: object, *, name: str) -> PluginDescription:
         """Registers an object: a host application's own plugin, a test, a notebook.
@@ -100,7 +197,7 @@ class Registry:
         with self._lock:
             if name in self._known:
                 raise Conflict(f"a plugin named {name!r} is registered already")
-            plain = PluginDescription(name=name, value=_place(plugin), installed=False)
+            plain = PluginDescription(name=name, value=_place(plugin), installed=False, location="object")
             description = plain.with_found(describe_loaded(plugin, name))
             if description.status == "broken":
                 raise PluginFailure(f"the plugin {name!r} cannot be registered: {description.cause}")
@@ -126,6 +223,13 @@ class Registry:
             self._inspect([known])
             return known.description
 
+    def describe_here(self, name: str, value: str) -> Described:
+        """What a version of a plugin of the plugin directory offers, which is imported here."""
+        with self._lock:
+            if self.shelf is not None:
+                forget_modules(value, str(self.shelf))
+            return describe_entry(name, value)
+
     def unregister(self, name: str) -> None:
         """Forgets an object that was registered; does nothing for other names."""
         with self._lock:
@@ -146,13 +250,9 @@ class Registry:
         with self._lock:
             known = self._known.get(name)
             if known is None:
-                near = difflib.get_close_matches(name, self._known, n=1)
-                hint = (
-                    f"did you mean {near[0]!r}?"
-                    if near
-                    else f"installed are: {names([k.description for k in self._known.values()])}; a server that runs finds what "
-                    "is installed later when it starts again"
-                )
+                near = difflib.get_close_matches(name, self.names(), n=1)
+                there = names([self._known[one].description for one in self.names()])
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {there}"
                 raise NotFound(f"there is no plugin {name!r}; {hint}")
             self._inspect([known])
             return known.description
@@ -204,6 +304,8 @@ class Registry:
         """
         if known.loaded is None:
             try:
+                if known.is_here and self.shelf is not None:
+                    forget_modules(known.description.value, str(self.shelf))
                 known.loaded = load(known.description.value)
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
@@ -246,7 +348,7 @@ class Registry:
         with self._lock:
             description = self._active(name)
             wrappers = [(one.name, self._load(self._known[one.name])) for one in self._wrappers_for(description)]
-            return bind(self._load(self._known[name]), name, wrappers)
+            return evolve(bind(self._load(self._known[name]), name, wrappers), code=self.code(name))
 
     def _wrappers_for(self, description: PluginDescription) -> list[PluginDescription]:
         found: list[PluginDescription] = []
@@ -275,6 +377,23 @@ def _key(known: _Known) -> tuple[object, ...]:
         None if known.entry_point is None or known.entry_point.dist is None else known.entry_point.dist.locate_file("")
     )
     return (description.name, description.value, description.distribution, description.version, str(place))
+
+
+def forget_modules(value: str, shelf: str) -> None:
+    """Has this process import the modules of a plugin of the plugin directory anew: it may have an older version of them.
+
+    Args:
+        value: Where it is found.
+        shelf: Where all versions are.
+    """
+    place, _, entry = value.rpartition("#")
+    if place.endswith(".py"):
+        return  # a file is executed anew each time
+    top = entry.split(":")[0].split(".")[0]
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == top and str(getattr(module, "__file__", None) or "").startswith(shelf):
+            del sys.modules[name]
+    sys.path[:] = [one for one in sys.path if not one.startswith(f"{shelf}/")]
 
 
 def _place(plugin: object) -> str:

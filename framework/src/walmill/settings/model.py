@@ -416,6 +416,12 @@ class Settings:
     max_log_lines: int = _setting(
         "int", 10_000, "Lines that one run may log.", unit="lines", minimum=1, maximum=10_000_000
     )
+    plugin_dir: Path | None = _setting(
+        "path",
+        None,
+        "A directory whose files (NAME.py) and packages are plugins; what is edited there is used by the next run.",
+        optional=True,
+    )
     wrappers: tuple[str, ...] = _setting(
         "names", (), "Plugins whose hook wrappers act on plugins of other distributions as well."
     )

@@ -42,10 +42,17 @@ class BoundHook:
 
 @frozen
 class Binding:
-    """A plugin's instance for one trigger."""
+    """A plugin's instance for one trigger.
+
+    Attributes:
+        plugin: The instance.
+        hooks: Its hooks by name.
+        code: Version and content hash of what it is of, where they are known.
+    """
 
     plugin: object
     hooks: Mapping[str, BoundHook] = field(factory=dict)
+    code: tuple[str | None, str | None] = (None, None)
 
 
 def new_manager() -> pluggy.PluginManager:
