@@ -158,7 +158,7 @@ def test_plugins_that_are_broken_on_disk(tmp_path: Path, start: Callable[..., An
         assert made.status_code == 200, made.text
     assert server.end() == 0
     assert "Traceback" not in server.log.read_text()
-    refused = walmill("serve", "--http-bind", "127.0.0.1:0", "--strict-plugins")
+    refused = walmill("serve", "--http-bind", "127.0.0.1:0", "--strict")
     assert refused.returncode == 1
     *_, last = refused.stderr.splitlines()
     assert last.startswith("Error: ")

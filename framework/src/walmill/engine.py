@@ -95,7 +95,6 @@ class Engine(Queries):
         self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
         self._processes: ProcessExecutor | None = None
-        self._supply: Supply | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -618,8 +617,7 @@ class Engine(Queries):
             self._closed = True
             self.ready = False
             self._writer.stop()
-        if self._supply is not None:
-            self._supply.close()
+        self._supply.close()
         self._values.stop()
         self._backfiller.stop(30.0)
         if self._keeper is not None:

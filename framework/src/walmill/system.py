@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from walmill.buffer.source import Locate
 from walmill.errors import DataCorruption
 from walmill.model.catalog import INTERNAL, Catalog
-from walmill.plugins.description import PluginDescription
 from walmill.query.desk import Asked, shown
 from walmill.query.plan import Extra, Made
 from walmill.scarcity import scarce
@@ -84,10 +83,21 @@ PLUGINS: Columns = {
     "distribution": pa.string(),
     "version": pa.string(),
     "location": pa.string(),
+    "entry_point": pa.string(),
     "hooks": pa.string(),
     "status": pa.string(),
     "cause": pa.string(),
+    "problem": pa.string(),
+    "hash": pa.string(),
+    "triggers": pa.string(),
     "summary": pa.string(),
+}
+PLUGIN_FILES: Columns = {
+    "plugin_name": pa.string(),
+    "file_name": pa.string(),
+    "file_path": pa.string(),
+    "size_bytes": pa.int64(),
+    "last_modified": NS,
 }
 FILES: Columns = {
     "database_name": pa.string(),
@@ -175,8 +185,11 @@ class Host(Protocol):
     def triggers(self, database: str | None = None) -> list[dict[str, Any]]:
         """The triggers, as plain data."""
 
-    def plugins(self) -> list[PluginDescription]:
-        """The plugins."""
+    def show_plugins(self) -> list[dict[str, Any]]:
+        """The plugins, as plain data."""
+
+    def plugin_files(self) -> list[dict[str, Any]]:
+        """The files of the plugins, as plain data."""
 
     def queries(self) -> list[Asked]:
         """The queries that wait or run, and the last ones that have ended."""
@@ -208,13 +221,14 @@ def tables(host: Host, view: View, database: str) -> Extra:
         ),
         "last_caches": made(LAST_CACHES, lambda: _caches(host.caches(only), "last")),
         "distinct_caches": made(DISTINCT_CACHES, lambda: _caches(host.caches(only), "distinct")),
-        "plugins": made(PLUGINS, lambda: _plugins(host.plugins())),
+        "plugins": made(PLUGINS, lambda: _plugins(host.show_plugins())),
         "parquet_files": made(FILES, lambda: _files(view, only)),
         "influxdb_schema": made(INFLUXDB_SCHEMA, lambda: _schema(catalog, database)),
     }
     if only is None:
         makers["databases"] = made(DATABASES, lambda: _databases(catalog))
         makers["tables"] = made(TABLES, lambda: _tables(catalog))
+        makers["plugin_files"] = made(PLUGIN_FILES, lambda: table(PLUGIN_FILES, host.plugin_files()))
         makers["tokens"] = made(TOKENS, lambda: _tokens(catalog))
     return {SCHEMA: makers}
 
@@ -327,17 +341,13 @@ def _caches(found: Sequence[Mapping[str, Any]], kind: str) -> pa.Table:
     return table(LAST_CACHES if kind == "last" else DISTINCT_CACHES, rows)
 
 
-def _plugins(found: Sequence[PluginDescription]) -> pa.Table:
+def _plugins(found: Sequence[Mapping[str, Any]]) -> pa.Table:
     rows = [
         {
-            "name": one.name,
-            "distribution": one.distribution,
-            "version": one.version,
-            "location": one.value,
-            "hooks": ",".join(sorted(one.hooks)),
-            "status": one.status,
-            "cause": one.cause,
-            "summary": one.summary,
+            **one,
+            "entry_point": one["value"],
+            "hooks": ",".join(sorted(one["hooks"])),
+            "triggers": ",".join(one["triggers"]),
         }
         for one in found
     ]

@@ -1,4 +1,4 @@
-"""What an engine offers about plugins, triggers and the requests that triggers answer. Any thread may call it."""
+"""What an engine offers about triggers and the requests that triggers answer. Any thread may call it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from attrs import evolve
 
 from walmill.backfill import job_of
-from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
 from walmill.dispatch.tally import NOTHING, Tally
@@ -19,8 +18,7 @@ from walmill.errors import InvalidRequest, WalmillError
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
-from walmill.plugins.description import PluginDescription
-from walmill.plugins.registry import Registry
+from walmill.plugin_calls import Plugins
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -32,17 +30,15 @@ from walmill_worker.replies import Answer
 log = get_logger("walmill.engine")
 
 
-class Triggers(Definitions):
-    """Plugins and triggers of an engine.
+class Triggers(Plugins):
+    """Triggers of an engine.
 
     Attributes:
-        registry: The plugins.
         request_triggers: The triggers that answer requests.
         executors: The executors by name, and whether each runs hooks in other processes.
         default_executor: Where hooks of installed plugins run, unless a trigger says otherwise.
     """
 
-    registry: Registry
     request_triggers: tuple[Trigger, ...]
     executors: Mapping[str, bool]
     default_executor: str
@@ -60,24 +56,7 @@ class Triggers(Definitions):
                 if made is not None:
                     log.warning("a trigger has lost a part of its log", trigger=made.name, warning=made.warning)
 
-    # ---- plugins and triggers
-
-    def register(self, plugin: object, *, name: str) -> PluginDescription:
-        """Registers an object as a plugin: a host application's own, a test's, a notebook's.
-
-        Register it before triggers that name it are created. After a restart register it again; its triggers wait for it.
-
-        Raises:
-            Conflict: If the name is taken.
-            PluginFailure: If its hooks do not fit.
-        """
-        description = self.registry.register(plugin, name=name)
-        self._mill.plugin_arrived()
-        return description
-
-    def plugins(self) -> list[PluginDescription]:
-        """All plugins, by name, broken ones as well."""
-        return self.registry.inspect_all()
+    # ---- triggers
 
     def create_trigger(self, new: NewTrigger | None = None, **members: Any) -> Trigger:
         """Creates a trigger; when it returns, the definition is durable and the trigger gets events.
@@ -92,7 +71,8 @@ class Triggers(Definitions):
             Conflict: If the plugin is broken, or the name, or the path of a request trigger, is taken.
         """
         asked = new if new is not None else NewTrigger(**members)
-        description = self.registry.inspect(asked.plugin)
+        description = self.registry.inspect(self.registry.resolve(asked.plugin))
+        asked = evolve(asked, plugin=description.name)
         if asked.executor is None:
             asked = evolve(asked, executor=self.default_executor if description.installed else "inline")
         spec, problems = manage.check_new(asked, description, self.executors)

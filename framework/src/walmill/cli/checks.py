@@ -220,7 +220,7 @@ def check_plugins(broken: Sequence[tuple[str, str]], count: int) -> Check:
     """
     if broken:
         shown = "; ".join(f"{name}: {cause}" for name, cause in broken)
-        return Check("plugins", "failed", shown, "mend or uninstall it, or set disabled_plugins")
+        return Check("plugins", "failed", shown, "mend or uninstall it, or set no_plugin")
     return Check("plugins", "ok", f"{count} installed, none broken")
 
 
@@ -332,12 +332,9 @@ def _packages() -> Check:
 
 
 def _plugins(settings: Settings) -> Check:
-    from walmill.isolation.inspect import inspect_entries
-    from walmill.plugins import Registry
+    from walmill.cli.here import registry_of
 
-    found = Registry(
-        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
-    ).inspect_all()
+    found = registry_of(settings).inspect_all()
     return check_plugins([(one.name, one.cause or "") for one in found if one.status == "broken"], len(found))
 
 

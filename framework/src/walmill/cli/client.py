@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from walmill.cli.connection import CannotReach, Connection, Refused
 
@@ -395,6 +396,27 @@ class Client(Connection):
     def plugins(self) -> list[dict[str, Any]]:
         """The plugins that the server knows."""
         return self.rows_of(self.request("GET", "/api/v3/plugins"))
+
+    def plugin(self, name: str) -> dict[str, Any]:
+        """One plugin, with its files and the triggers that use it."""
+        return self.object_of(self.request("GET", f"/api/v3/plugins/{quote(name, safe='')}"))
+
+    def upload_plugin(self, name: str, content: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """Uploads a plugin: the text of a file, or the files of a directory."""
+        kind, what = ("files", "content") if isinstance(content, str) else ("directory", "files")
+        return self.object_of(
+            self.request("POST", f"/api/v3/plugins/{kind}", body={"plugin_name": name, what: content})
+        )
+
+    def update_plugin(self, database: str, trigger: str, content: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """Replaces the plugin of a trigger."""
+        kind, what = ("files", "content") if isinstance(content, str) else ("directory", "files")
+        body = {"plugin_name": trigger, "db": database, what: content}
+        return self.object_of(self.request("PUT", f"/api/v3/plugins/{kind}", body=body))
+
+    def remove_plugin(self, name: str, *, force: bool = False) -> None:
+        """Removes a plugin from the plugin directory."""
+        self.request("DELETE", "/api/v3/plugins/files", params={"plugin_name": name, "force": force})
 
     def ping(self) -> dict[str, Any]:
         """Product, version and process of the server."""

@@ -40,6 +40,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {
             "caches": Lazy(f"{CLI}.valuecache:show_caches", "List the caches of values of a database."),
             "databases": Lazy(f"{CLI}.database:show_databases", "List the databases."),
+            "plugin": Lazy(f"{CLI}.plugin:show_of_server", "Show one plugin of the server."),
             "plugins": Lazy(f"{CLI}.plugin:show_plugins", "List the plugins of the server."),
             "queries": Lazy(f"{CLI}.query:show_queries", "List the queries of the server."),
             "storage": Lazy(f"{CLI}.storage:show_storage", "Show where the data is."),
@@ -50,11 +51,12 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         },
     ),
     "update": (
-        "Change how long rows are kept, or what a token may ask.",
+        "Change how long rows are kept, what a token may ask, or the code of a trigger.",
         {
             "database": Lazy(f"{CLI}.database:update_database", "Change how long the rows of a database are kept."),
             "table": Lazy(f"{CLI}.table:update_table", "Change how long the rows of a table are kept."),
             "token": Lazy(f"{CLI}.token:update_token", "Change what the queries of a token may take."),
+            "trigger": Lazy(f"{CLI}.plugin_files:update_trigger", "Replace the code of a trigger."),
         },
     ),
     "restore": (
@@ -90,10 +92,12 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         },
     ),
     "plugin": (
-        "List, show, start and try plugins.",
+        "List, show, start, try, upload and remove plugins.",
         {
             "list": Lazy(f"{CLI}.plugin:list_plugins", "List the installed plugins."),
             "show": Lazy(f"{CLI}.plugin:show_plugin", "Show a plugin with its settings."),
+            "upload": Lazy(f"{CLI}.plugin_files:upload_plugin", "Upload a plugin into the server's plugin directory."),
+            "remove": Lazy(f"{CLI}.plugin_files:remove_plugin", "Remove a plugin from the server's plugin directory."),
             "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
             "test": Lazy(f"{CLI}.main:plugin_test", "Run a plugin once, and keep nothing of it."),
         },

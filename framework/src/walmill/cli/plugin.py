@@ -16,21 +16,17 @@ from walmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from walmill.cli.client import Client
-    from walmill.plugins import PluginDescription
+    from walmill.plugins import Registry
 
 HOOKS = ("write", "schedule", "request")
 
 
-def _installed() -> list[PluginDescription]:
-    """What is installed here, with what the settings say about it."""
+def _here() -> Registry:
+    """What is here, with what the settings say about it."""
+    from walmill.cli.here import registry_of
     from walmill.cli.serve import settings_from
-    from walmill.isolation.inspect import inspect_entries
-    from walmill.plugins import Registry
 
-    settings = settings_from(None, {})
-    return Registry(
-        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
-    ).inspect_all()
+    return registry_of(settings_from(None, {}))
 
 
 def _hooks(row: Mapping[str, Any]) -> str:
@@ -45,8 +41,9 @@ _COLUMNS: Columns = {
     "version": "version",
     "hooks (* async)": _hooks,
     "status": "status",
-    "cause": "cause",
+    "cause": lambda row: row.get("cause") or row.get("problem"),
 }
+_OF_SERVER: Columns = {**_COLUMNS, "used by": lambda row: ", ".join(row.get("triggers") or ())}
 _EMPTY = "No plugin is installed; `walmill plugin new` starts one, and `pip install walmill-downsample` installs one."
 
 
@@ -54,8 +51,8 @@ _EMPTY = "No plugin is installed; `walmill plugin new` starts one, and `pip inst
 @click.option("--strict", is_flag=True, help="Exit with 1 if one is broken.")
 @format_option
 def list_plugins(*, strict: bool, output_format: str) -> int:
-    """List the plugins that are installed here; a broken one says why."""
-    found = _installed()
+    """List the plugins that are installed here or in the plugin directory; a broken one says why."""
+    found = _here().inspect_all()
     say(records([one.to_json() for one in found], _COLUMNS, output_format, empty=_EMPTY))
     broken = [one.name for one in found if one.status == "broken"]
     if strict and broken:
@@ -72,7 +69,21 @@ def list_plugins(*, strict: bool, output_format: str) -> int:
 @server_options
 def show_plugins(*, client: Client, output_format: str) -> None:
     """List the plugins that the server knows."""
-    say(records(client.plugins(), _COLUMNS, output_format, empty="The server has no plugin."))
+    say(records(client.plugins(), _OF_SERVER, output_format, empty="The server has no plugin."))
+
+
+@click.command()
+@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@click.argument("name")
+@server_options
+def show_of_server(*, client: Client, output_format: str, name: str) -> int:
+    """Show the plugin NAME as the server has it: its files, and the triggers that use it. Exits with 1 if it is broken."""
+    shown = client.plugin(name)
+    if output_format == "json":
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+    else:
+        _say_plugin(shown)
+    return 1 if shown["status"] == "broken" else 0
 
 
 @click.command()
@@ -80,31 +91,39 @@ def show_plugins(*, client: Client, output_format: str) -> None:
 @click.argument("name")
 def show_plugin(*, output_format: str, name: str) -> int:
     """Show the installed plugin NAME with its settings. Exits with 1 if it is broken."""
-    from walmill.cli.serve import settings_from
-    from walmill.isolation.inspect import inspect_entries
-    from walmill.plugins import Registry
-
-    settings = settings_from(None, {})
-    found = Registry(
-        disabled=settings.disabled_plugins, allowed=settings.allowed_plugins, inspector=inspect_entries
-    ).inspect(name)
-    shown = found.to_json()
+    registry = _here()
+    found = registry.inspect(name)
+    shown = {**found.to_json(), "hash": registry.code(name)[1]}
     if output_format == "json":
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2, default=str))
     else:
-        lines = {
-            "name": found.name,
-            "what": found.summary or None,
-            "distribution": f"{found.distribution or 'none'} {found.version or ''}".strip(),
-            "entry point": found.value,
-            "hooks (* async)": _hooks(shown),
-            "status": found.status,
-            "cause": found.cause,
-        }
-        say(pairs((label, value) for label, value in lines.items() if value is not None))
-        click.echo()
-        say(_settings(shown.get("settings")))
+        _say_plugin(shown)
     return 1 if found.status == "broken" else 0
+
+
+def _say_plugin(shown: Mapping[str, Any]) -> None:
+    parameters = shown.get("parameters") or {}
+    hooks = shown.get("hooks") or {}
+    lines: list[tuple[str, Any]] = [
+        ("name", shown["name"]),
+        ("what", shown.get("summary") or None),
+        ("distribution", f"{shown.get('distribution') or 'none'} {shown.get('version') or ''}".strip()),
+        ("location", shown.get("location")),
+        ("entry point", shown.get("value")),
+        ("hash", shown.get("hash")),
+        *(
+            ("hook", f"{'async ' if hooks[name] is True else ''}{name}({', '.join(parameters.get(name, ()))})")
+            for name in hooks
+        ),
+        ("status", shown.get("status")),
+        ("cause", shown.get("cause")),
+        ("problem", shown.get("problem")),
+        *(("used by", one) for one in shown.get("triggers") or ()),
+        *(("file", f"{one['file_path']} ({one['size_bytes']:,} bytes)") for one in shown.get("files") or ()),
+    ]
+    say(pairs((label, value) for label, value in lines if value is not None))
+    click.echo()
+    say(_settings(shown.get("settings")))
 
 
 def _settings(settings: Sequence[Mapping[str, Any]] | None) -> str:

@@ -42,8 +42,18 @@ def parse_arguments(given: Sequence[str]) -> dict[str, str]:
 @click.command()
 @database_option()
 @click.option(
-    "--plugin", "--plugin-filename", "plugin", required=True, metavar="NAME", help="The plugin, by entry-point name."
+    "--plugin",
+    "--plugin-filename",
+    "plugin",
+    metavar="NAME",
+    help="The plugin, by name, or its file in the plugin directory.",
 )
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    help="The same, by InfluxDB's name; with --upload a file or a directory on this machine.",
+)
+@click.option("--upload", is_flag=True, help="Upload what --path names into the server's plugin directory first.")
 @click.option(
     "--trigger-spec",
     required=True,
@@ -96,7 +106,9 @@ def create_trigger(
     *,
     client: Client,
     database: str,
-    plugin: str,
+    plugin: str | None,
+    path: Path | None,
+    upload: bool,
     trigger_spec: str,
     args: tuple[str, ...],
     more_args: tuple[str, ...],
@@ -115,7 +127,7 @@ def create_trigger(
     disabled: bool,
     name: str,
     **limits: str | None,
-) -> None:
+) -> int:
     """Create the trigger NAME: bind a plugin to an event in a database."""
     arguments = parse_arguments([*args, *more_args])
     for one in more_args:
@@ -125,9 +137,21 @@ def create_trigger(
                 f"Note: the argument {first!r} got all of {one.partition('=')[2]!r}; for more arguments repeat the option",
                 err=True,
             )
+    if (plugin is None) == (path is None):
+        raise click.UsageError("say which plugin it is with --plugin or with --path")
+    if upload:
+        if path is None:
+            raise click.UsageError("--upload needs --path, which says what is uploaded")
+        from walmill.cli import plugin_files
+
+        uploaded = plugin_files.upload(client, path)
+        code = plugin_files.say(uploaded)
+        if code:
+            return code
+        plugin = str(uploaded["name"])
     body: dict[str, Any] = {
         "db": database,
-        "plugin": plugin,
+        "plugin": str(path) if plugin is None else plugin,
         "trigger_name": name,
         "trigger_specification": trigger_spec,
         "disabled": disabled,
@@ -168,6 +192,7 @@ def create_trigger(
         same = due["local"].removesuffix("+00:00") == due["utc"].removesuffix("Z")
         click.echo(f"{'next' if number == 0 else '    '}  {due['utc']}" + ("" if same else f"  ({due['local']})"))
     _warn(made.get("warning"))
+    return 0
 
 
 def _warn(warning: str | None) -> None:

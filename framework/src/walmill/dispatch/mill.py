@@ -511,6 +511,11 @@ class Mill:
     def _open(self, trigger: Trigger, view: View) -> None:
         station = self.station(trigger, view.catalog.databases[trigger.database_id].name, self)
         spec = station.spec
+        known = self._registry.peek(trigger.plugin)
+        if known is None:
+            station.blocked = f"there is no plugin {trigger.plugin!r}; the trigger goes on when it is there"
+        elif known.status == "disabled":
+            station.blocked = f"the plugin {trigger.plugin!r} is disabled by the server's settings"
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":

@@ -1,4 +1,4 @@
-"""Tokens and plugins over HTTP."""
+"""Tokens over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from walmill.units import (
 )
 
 TOKEN = "/api/v3/configure/token"  # noqa: S105 - a path
-PLUGINS = "/api/v3/plugins"
 MAX_EXPIRY = 100 * 365 * 86_400
 """Longest life of a token, seconds."""
 LIMITS: dict[str, type] = {
@@ -81,14 +80,8 @@ def routes(site: Site) -> list[BaseRoute]:
         await site.call(engine.delete_token, asked["token_name"])
         return Response(status_code=200)
 
-    async def show_plugins(request: Request) -> Response:
-        del request
-        engine = site.engine
-        return json_response([one.to_json() for one in await site.call(engine.plugins)])
-
     return [
         resource(TOKEN, GET=show_tokens, POST=create_token, PUT=update_token, DELETE=delete_token),
-        resource(PLUGINS, GET=show_plugins),
     ]
 
 

@@ -13,7 +13,7 @@ from walmill.http.body import read_body
 from walmill.http.parameters import query_pairs
 from walmill.settings.nearest import did_you_mean
 
-_TYPES = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object"}
+_TYPES = {str: "a text", bool: "true or false", int: "a whole number", dict: "an object", list: "a list"}
 
 
 def _no_constant(text: str) -> Any:
@@ -53,7 +53,7 @@ async def read_fields(scope: Scope, receive: Receive, limit: int, known: Mapping
         scope: Of the request.
         receive: Of the request.
         limit: Most bytes of the body.
-        known: Type of each member that is known: str, bool, int, dict, or object for any.
+        known: Type of each member that is known: str, bool, int, dict, list, or object for any.
 
     Returns:
         The members that were given.

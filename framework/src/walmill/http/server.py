@@ -206,10 +206,10 @@ def options_of(settings: Settings) -> EngineOptions:
             idle_seconds=settings.worker_idle / SECOND,
             variables=settings.worker_env,
         ),
-        disabled_plugins=settings.disabled_plugins,
+        disabled_plugins=settings.no_plugin,
         plugin_dir=settings.plugin_dir,
         allowed_plugins=settings.allowed_plugins,
-        strict_plugins=settings.strict_plugins,
+        strict_plugins=settings.strict,
         wrappers=settings.wrappers,
         reader_processes=settings.reader_processes,
         snapshots=SnapshotLimits(
@@ -375,7 +375,7 @@ class _Opening:
                 ensure_operator_token(engine, settings.token_file)
             elif settings.force_without_auth:
                 log.warning("everyone is served without a token", address=settings.http_bind)
-            create_declared(engine, settings.triggers, self.defaults, strict=settings.strict_plugins)
+            create_declared(engine, settings.triggers, self.defaults, strict=settings.strict)
         except BaseException as error:  # noqa: BLE001 - likewise
             engine.close()
             self.engine.set_exception(error)

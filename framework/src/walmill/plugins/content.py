@@ -10,7 +10,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -161,10 +160,21 @@ def installed_digest(entry_point: importlib_metadata.EntryPoint) -> str | None:
     if any(line.startswith((f"{top}/", f"{top}.py,")) for line in lines):
         return digest_of({"RECORD": "\n".join(sorted(lines)).encode()})
     try:
-        spec: ModuleSpec | None = find_spec(top)
-        if spec is None:
-            return None
-        places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
-        return digest_of({name: path.read_bytes() for place in places for name, path in paths_of(Path(place))})
-    except (OSError, ValueError, ImportError, InvalidRequest):
+        roots = installed_roots(entry_point.value)
+        return (
+            digest_of({name: path.read_bytes() for root in roots for name, path in paths_of(root)}) if roots else None
+        )
+    except (OSError, InvalidRequest):
         return None
+
+
+def installed_roots(value: str) -> list[Path]:
+    """Where the modules of an entry point are, without importing anything: a file, or the directories of a package."""
+    try:
+        spec = find_spec(value.split(":", maxsplit=1)[0].strip().split(".")[0])
+    except (ValueError, ImportError):
+        return []
+    if spec is None:
+        return []
+    places = list(spec.submodule_search_locations or ()) or [spec.origin or ""]
+    return [Path(place) for place in places if place]

@@ -15,6 +15,7 @@ from walmill_worker.describe import Described
 
 Status = Literal["active", "disabled", "broken"]
 PACKAGE = "package"
+OBJECT = "object"
 TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request")
 
 
@@ -56,6 +57,11 @@ class PluginDescription:
     digest: str | None = None
     problem: str | None = None
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether it is in the plugin directory."""
+        return self.location not in (PACKAGE, OBJECT)
+
     def with_found(self, found: Described) -> PluginDescription:
         """The same with what was found out about it."""
         return attrs.evolve(
@@ -88,9 +94,8 @@ class PluginDescription:
         """
         if self.status == "broken":
             # not PluginFailure: nothing of the server failed, so it is no 500, and repeating the call does not help
-            raise Conflict(
-                f"the plugin {self.name!r} is broken: {self.cause}; correct it, start the server again, then create the trigger"
-            )
+            again = "correct it" if self.in_folder else "correct it, start the server again"
+            raise Conflict(f"the plugin {self.name!r} is broken: {self.cause}; {again}, then create the trigger")
         if self.status == "disabled":
             raise InvalidRequest(f"the plugin {self.name!r} is disabled by the server's settings")
         if spec.hook not in self.hooks:

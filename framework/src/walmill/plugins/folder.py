@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from walmill.plugins.content import Signature, Tree, Unsettled, paths_of, read_t
 from walmill.plugins.places import Place, find_plugin
 from walmill.plugins.registry import Inspector, Registry
 from walmill.plugins.shelf import Shelf
+from walmill.plugins.upload import sweep
 from walmill_worker import PROTOCOL
 from walmill_worker.describe import Described
 
@@ -30,6 +32,7 @@ GONE_SECONDS = 0.15
 POLL_SECONDS = 2.0
 """The directory is looked at so often anyway: not every file system tells of changes."""
 
+logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts changes
 log = get_logger("walmill.plugins")
 
 
@@ -82,6 +85,10 @@ class PluginFolder:
         registry: Is told what there is.
         inspect: Finds out what plugins offer.
         changed: Called, from the thread that watches, with the names of plugins that have changed, come or gone.
+
+    Attributes:
+        path: The directory.
+        writing: Held by who writes into it for others.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class PluginFolder:
         self._changed = changed
         self._seen: dict[str, _Seen] = {}
         self._scanning = threading.Lock()
+        self.writing = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -109,6 +117,7 @@ class PluginFolder:
         Args:
             inspect: Finds out what plugins offer, as long as the engine is not there for it.
         """
+        sweep(self.path)
         kept = self._shelf.load()
         if kept.get("protocol") == PROTOCOL:
             for name, one in kept.get("plugins", {}).items():
@@ -135,7 +144,7 @@ class PluginFolder:
     def _watch(self) -> None:
         while not self._stop.is_set():
             if not self.path.is_dir():
-                self._look()
+                self.look()
                 self._stop.wait(0.25)
                 continue
             try:
@@ -149,15 +158,16 @@ class PluginFolder:
                     yield_on_timeout=True,
                     raise_interrupt=False,
                 ):
-                    self._look()
+                    self.look()
                     if not self.path.is_dir():
                         break
             except (OSError, RuntimeError) as error:  # gone, or no watches left: it is looked at now and then
                 log.warning("the plugin directory cannot be watched", directory=str(self.path), error=str(error))
                 self._stop.wait(POLL_SECONDS)
-                self._look()
+                self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Looks through the directory until it has come to rest; from any thread. Never raises."""
         try:
             again = self.scan()
             while again and not self._stop.wait(GONE_SECONDS):
@@ -274,6 +284,7 @@ class PluginFolder:
             one.seen.digest, one.seen.plain = one.digest, found.to_plain()
             if self._registry.put(one.name, one.value, str(one.path), one.digest, found):
                 changed.add(one.name)
+                log.info("a plugin is used as it is now", plugin=one.name, file=str(one.path), hash=one.digest[:12])
         return changed
 
     def _bad(self, name: str, path: Path, seen: _Seen, cause: str) -> bool:

@@ -6,19 +6,21 @@ start.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import importlib_metadata
 from attrs import define, evolve
 
-from walmill.errors import Conflict, NotFound, PluginFailure
+from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure
 from walmill.observe.log import get_logger
-from walmill.plugins.content import installed_digest
-from walmill.plugins.description import PACKAGE, PluginDescription, names
+from walmill.plugins.content import installed_digest, installed_roots, paths_of
+from walmill.plugins.description import OBJECT, PluginDescription, names
 from walmill_hookspecs._markers import PROJECT
 from walmill_worker.binding import Binding, bind
 from walmill_worker.describe import Described, describe_entry, describe_loaded, load
@@ -41,11 +43,6 @@ class _Known:
     entry_point: importlib_metadata.EntryPoint | None = None
     loaded: object | None = None
     inspected: bool = False
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is in the plugin directory."""
-        return self.description.installed and self.description.location != PACKAGE
 
 
 class Registry:
@@ -146,7 +143,7 @@ class Registry:
         """
         with self._lock:
             old = self._known.get(name)
-            if old is not None and not old.is_here:
+            if old is not None and not old.description.in_folder:
                 log.warning(
                     "a plugin is not used: its name is taken", plugin=name, file=location, by=old.description.value
                 )
@@ -162,17 +159,44 @@ class Registry:
         """Notes why what is there now of a plugin of the plugin directory is not used; None if it is."""
         with self._lock:
             known = self._known.get(name)
-            if known is not None and known.is_here:
+            if known is not None and known.description.in_folder:
                 known.description = evolve(known.description, problem=problem)
 
     def discard(self, name: str, directory: str) -> bool:
         """Forgets a plugin of the plugin directory; whether there was one."""
         with self._lock:
             known = self._known.get(name)
-            if known is None or not known.is_here or not known.description.location.startswith(directory):
+            if known is None or not known.description.in_folder or not known.description.location.startswith(directory):
                 return False
             del self._known[name]
             return True
+
+    def resolve(self, name: str) -> str:
+        """The name of a plugin, also where people write its file: `NAME.py` is NAME, if there is one of that name only."""
+        stem = name.removesuffix(".py").removesuffix("/__init__").rstrip("/")
+        return stem if name not in self._known and stem in self._known else name
+
+    def files(self, name: str) -> list[dict[str, Any]]:
+        """The files of a plugin: `file_name`, `file_path`, `size_bytes`, `last_modified` (ns); none of an object."""
+        known = self._known.get(name)
+        if known is None or not known.description.installed:
+            return []
+        found = []
+        with contextlib.suppress(OSError, InvalidRequest):
+            here = known.description.in_folder
+            roots = [Path(known.description.location)] if here else installed_roots(known.description.value)
+            for root in roots:
+                for file, path in paths_of(root):
+                    status = path.stat()
+                    found.append(
+                        {
+                            "file_name": file,
+                            "file_path": str(path),
+                            "size_bytes": status.st_size,
+                            "last_modified": status.st_mtime_ns,
+                        }
+                    )
+        return found
 
     def code(self, name: str) -> tuple[str | None, str | None]:
         """Version and content hash of a plugin as it is now; reads its files. Nothing of one that is not there."""
@@ -197,7 +221,7 @@ class Registry:
         with self._lock:
             if name in self._known:
                 raise Conflict(f"a plugin named {name!r} is registered already")
-            plain = PluginDescription(name=name, value=_place(plugin), installed=False, location="object")
+            plain = PluginDescription(name=name, value=_place(plugin), installed=False, location=OBJECT)
             description = plain.with_found(describe_loaded(plugin, name))
             if description.status == "broken":
                 raise PluginFailure(f"the plugin {name!r} cannot be registered: {description.cause}")
@@ -304,7 +328,7 @@ class Registry:
         """
         if known.loaded is None:
             try:
-                if known.is_here and self.shelf is not None:
+                if known.description.in_folder and self.shelf is not None:
                     forget_modules(known.description.value, str(self.shelf))
                 known.loaded = load(known.description.value)
             except BaseException as error:

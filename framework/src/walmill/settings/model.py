@@ -425,18 +425,27 @@ class Settings:
     wrappers: tuple[str, ...] = _setting(
         "names", (), "Plugins whose hook wrappers act on plugins of other distributions as well."
     )
-    allowed_plugins: tuple[str, ...] | None = _setting(
-        "names", None, "The only plugins that may be used; * allows all that are installed.", optional=True
+    load_plugins: tuple[str, ...] | None = _setting(
+        "names", None, "The only plugins that may be used; * allows all that there are.", optional=True
     )
-    disabled_plugins: tuple[str, ...] = _setting("names", (), "Plugins that are not to be used.")
-    strict_plugins: bool = _setting(
-        "bool", False, "Do not start while an installed plugin is broken.", negative="--no-strict-plugins"
+    no_plugin: tuple[str, ...] = _setting("names", (), "Plugins that are not to be used.")
+    safe_mode: bool = _setting(
+        "bool",
+        False,
+        "Use no plugin at all: the triggers are paused, and rows are taken and queried. To find out which one does harm.",
+        negative="--no-safe-mode",
     )
+    strict: bool = _setting("bool", False, "Do not start while a plugin is broken.", negative="--no-strict")
 
     triggers: tuple[TriggerEntry, ...] = ()
     plugin_limits: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     sources: Mapping[str, Source] = field(factory=dict, eq=False, repr=False)
     config_file: Path | None = None
+
+    @property
+    def allowed_plugins(self) -> tuple[str, ...] | None:
+        """The only plugins that may be used; None for all."""
+        return () if self.safe_mode else self.load_plugins
 
     @property
     def host(self) -> str:

@@ -1,0 +1,195 @@
+"""What an engine offers about plugins. Any thread may call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from walmill.definitions import Definitions
+from walmill.dispatch.mill import Mill
+from walmill.errors import Conflict, InvalidRequest, NotFound, Unavailable, described
+from walmill.plugins import upload
+from walmill.plugins.description import PACKAGE, PluginDescription
+from walmill.plugins.folder import PluginFolder
+from walmill.plugins.registry import Registry
+from walmill.plugins.supply import Supply
+
+
+class Plugins(Definitions):
+    """Plugins of an engine.
+
+    Attributes:
+        registry: The plugins.
+    """
+
+    registry: Registry
+    _mill: Mill
+    _supply: Supply
+
+    def register(self, plugin: object, *, name: str) -> PluginDescription:
+        """Registers an object as a plugin: a host application's own, a test's, a notebook's.
+
+        Register it before triggers that name it are created. After a restart register it again; its triggers wait for it.
+
+        Raises:
+            Conflict: If the name is taken.
+            PluginFailure: If its hooks do not fit.
+        """
+        description = self.registry.register(plugin, name=name)
+        self._mill.plugin_arrived()
+        return description
+
+    def plugins(self) -> list[PluginDescription]:
+        """All plugins, by name, broken ones as well."""
+        return self.registry.inspect_all()
+
+    def show_plugins(self) -> list[dict[str, Any]]:
+        """All plugins as plain data, with the triggers that use each."""
+        users = self._users()
+        return [self._shown_plugin(one, users) for one in self.plugins()]
+
+    def show_plugin(self, name: str) -> dict[str, Any]:
+        """One plugin, as in `show_plugins`, with its files.
+
+        Raises:
+            NotFound: If there is none.
+        """
+        return {**self._shown_plugin(self.registry.inspect(name), self._users()), "files": self.registry.files(name)}
+
+    def plugin_files(self) -> list[dict[str, Any]]:
+        """The files of all plugins: `plugin_name`, `file_name`, `file_path`, `size_bytes`, `last_modified` (ns)."""
+        return [{"plugin_name": name, **file} for name in self.registry.names() for file in self.registry.files(name)]
+
+    def look_for_plugins(self) -> set[str]:
+        """Looks now whether plugins have come, gone or changed, which the engine does by itself within seconds.
+
+        Returns:
+            The names of the installed plugins for which something has changed.
+        """
+        if self._supply.folder is not None:
+            self._supply.folder.look()
+        return self._supply.look()
+
+    def _users(self) -> dict[str, list[str]]:
+        catalog = self.view().catalog
+        found: dict[str, list[str]] = {}
+        for trigger in catalog.triggers.values():
+            database = catalog.databases[trigger.database_id]
+            if database.deleted is None:
+                found.setdefault(trigger.plugin, []).append(f"{database.name}.{trigger.name}")
+        return found
+
+    def _shown_plugin(self, one: PluginDescription, users: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        return {
+            **one.to_json(),
+            "hash": self.registry.code(one.name)[1],
+            "triggers": sorted(users.get(one.name, ())),
+        }
+
+    # ---- uploads
+
+    def _folder(self) -> PluginFolder:
+        if self._supply.folder is None:
+            raise InvalidRequest("No plugin directory configured: set plugin_dir, and start the server again")
+        return self._supply.folder
+
+    def upload_plugin(self, path: str, content: bytes | Mapping[str, bytes]) -> dict[str, Any]:
+        """Puts a plugin, or a file of one, into the plugin directory, atomically; the next runs use it.
+
+        Args:
+            path: Where in the plugin directory, with slashes: `NAME.py`, `NAME/more.py`, or `NAME` for a directory.
+            content: The bytes of the file, or those of each file of the directory, which is replaced as a whole.
+
+        Returns:
+            The plugin, as in `show_plugin`. Its `problem` or `cause` says why what came cannot be used.
+
+        Raises:
+            InvalidRequest: If there is no plugin directory, or the path is not allowed.
+            Conflict: If an installed plugin has the name.
+            Unavailable: If it cannot be written.
+        """
+        folder = self._folder()
+        top = upload.parts_of(path)[0]
+        name = top.removesuffix(".py") if "/" not in path else top
+        known = self.registry.peek(name)
+        if known is not None and not known.in_folder:
+            raise Conflict(f"a plugin named {name!r} is there already ({known.value}); upload it by another name")
+        try:
+            with folder.writing:
+                if isinstance(content, Mapping):
+                    upload.put_directory(folder.path, path, content)
+                else:
+                    upload.put_file(folder.path, path, content)
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be written: {described(error)}") from None
+        folder.look()
+        try:
+            return self.show_plugin(name)
+        except NotFound:
+            return {
+                "name": name,
+                "status": "broken",
+                "cause": f"{name} has neither an __init__.py nor a pyproject.toml, so it is no plugin yet",
+            }
+
+    def place_of(self, trigger: str, database: str | None = None) -> str | None:
+        """Where in the plugin directory the plugin of a trigger is: the name of its file or directory there.
+
+        Args:
+            trigger: Name of the trigger.
+            database: Name of its database; None looks in all of them.
+
+        Returns:
+            The name; None if there is no such trigger, or its plugin is somewhere else.
+
+        Raises:
+            Conflict: If triggers of that name in several databases have different plugins.
+        """
+        catalog = self.view().catalog
+        places: dict[str, str] = {}
+        for one in catalog.triggers.values():
+            owner = catalog.databases[one.database_id]
+            known = self.registry.peek(one.plugin)
+            if one.name != trigger or database not in (None, owner.name) or owner.deleted is not None:
+                continue
+            if known is not None and known.in_folder:
+                places[Path(known.location).name] = owner.name
+        if len(places) > 1:
+            raise Conflict(
+                f"there are triggers {trigger!r} in {' and '.join(sorted(places.values()))}; say which with db"
+            )
+        return next(iter(places), None)
+
+    def remove_plugin(self, name: str, *, force: bool = False) -> None:
+        """Removes a plugin from the plugin directory.
+
+        Args:
+            name: Its name.
+            force: Whether it goes although triggers use it; they are paused then.
+
+        Raises:
+            NotFound: If there is none.
+            InvalidRequest: If it is not in the plugin directory.
+            Conflict: If triggers use it, and `force` is not given.
+            Unavailable: If it cannot be removed.
+        """
+        description = self.registry.inspect(name)
+        if description.location == PACKAGE:
+            raise InvalidRequest(
+                f"the plugin {name!r} is installed with {description.distribution}; `pip uninstall {description.distribution}` "
+                "removes it"
+            )
+        folder = self._folder()
+        users = self._users().get(name, [])
+        if users and not force:
+            raise Conflict(
+                f"the plugin {name!r} is used by {', '.join(sorted(users)[:10])}; delete these triggers, or say --force: then "
+                "they are paused until it is there again"
+            )
+        try:
+            with folder.writing:
+                upload.remove(folder.path, Path(description.location).name)
+        except OSError as error:
+            raise Unavailable(f"{description.location} cannot be removed: {described(error)}") from None
+        folder.look()

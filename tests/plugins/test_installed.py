@@ -1,0 +1,172 @@
+"""Packages that are installed, uninstalled and upgraded while an engine runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.isolation.conftest import runs, state
+from tests.plugins.conftest import wait
+
+from walmill import Engine
+from walmill.errors import InvalidRequest
+
+CODE = """
+from walmill_hookspecs import hookimpl, setting, settings
+
+@settings
+class Settings:
+{settings}
+
+class Copies:
+    @hookimpl
+    def register_settings(self):
+        return Settings
+
+    @hookimpl
+    def {hook}:
+        ctx.cache.incr("rows", batch.num_rows)
+        ctx.cache.put("version", {version!r})
+"""
+ONE = '    into: str = setting("a table", default="x")'
+TWO = '    limit: float = setting("a bound")\n    hosts: int = setting("how many")'
+
+
+class Site:
+    """A directory on the path into which a distribution can be put."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def install(self, version: str, settings: str = ONE, hook: str = "on_write(self, batch, ctx)") -> None:
+        self.uninstall()
+        package = self.path / "walmill_copies"
+        package.mkdir()
+        code = CODE.format(settings=settings, version=version, hook=hook)
+        (package / "__init__.py").write_text(code + "#" * len(version))
+        about = self.path / f"walmill_copies-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: walmill-copies\nVersion: {version}\n")
+        (about / "entry_points.txt").write_text("[walmill]\ncopies = walmill_copies:Copies\n")
+        (about / "RECORD").write_text(f"walmill_copies/__init__.py,sha256={hash(code)},1\n")
+
+    def uninstall(self) -> None:
+        for one in self.path.iterdir():
+            shutil.rmtree(one)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path / "site")
+    sys.path.append(str(made.path))
+    yield made
+    sys.path.remove(str(made.path))
+    for name in [name for name in sys.modules if name.startswith("walmill_copies")]:
+        del sys.modules[name]
+
+
+def start(engine: Engine, executor: str = "process", **arguments: Any) -> None:
+    engine.create_trigger(
+        database="d", name="t", plugin="copies", spec="table:cpu", executor=executor, arguments=arguments
+    )
+
+
+def write(engine: Engine) -> bool:
+    """One more row; always False."""
+    write.count += 1  # type: ignore[attr-defined]
+    engine.write(f"cpu v={write.count}", database="d")  # type: ignore[attr-defined]
+    return False
+
+
+write.count = 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("executor", ["process", "inline"])
+def test_what_is_uninstalled_pauses_its_triggers(opened: Callable[..., Engine], site: Site, executor: str) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine, executor)
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 1)
+    site.uninstall()
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")  # nobody has told it
+    assert "'copies' is gone" in engine.trigger("d", "t")["reason"]
+    assert engine.registry.peek("copies") is None
+    for _ in range(3):
+        write(engine)
+    site.install("1.0")
+    wait(lambda: state(engine, "t", "rows") == 4)
+    assert engine.trigger("d", "t")["state"] == "enabled"
+    assert {row["status"] for row in wait(lambda: runs(engine, "t"))} <= {"ok", "failed"}
+    with pytest.raises(LookupError):
+        engine.query("SELECT * FROM dead_letters", database="_internal")
+
+
+def test_an_upgrade_is_used_by_the_next_run(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine)
+    write(engine)
+    wait(lambda: state(engine, "t", "version") == "1.0")
+    site.install("1.10")
+    assert engine.look_for_plugins() == {"copies"}
+    wait(lambda: write(engine) or state(engine, "t", "version") == "1.10")
+    assert engine.look_for_plugins() == set()
+    sql = "SELECT plugin_version AS v, plugin_hash AS h FROM runs WHERE hook = 'on_write' ORDER BY time"
+    rows = wait(lambda: (got := engine.query(sql, database="_internal").to_pylist())[-1]["v"] == "1.10" and got)
+    assert [row["v"] for row in rows] == sorted(row["v"] for row in rows)
+    assert len({(row["v"], row["h"]) for row in rows}) == 2
+    assert all(len(row["h"]) == 64 for row in rows)
+
+
+def test_an_upgrade_that_does_not_fit_pauses_and_names_every_problem(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine, into="y")
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 1)
+    site.install("2.0.0", TWO)
+    assert engine.look_for_plugins() == {"copies"}
+    shown = wait(lambda: (one := engine.trigger("d", "t"))["state"] == "paused" and one)
+    for word in ("into", "limit", "hosts"):
+        assert word in shown["reason"]
+    write(engine)
+    with pytest.raises(InvalidRequest, match=r"into.*limit.*hosts|limit.*hosts.*into"):
+        engine.create_trigger(database="d", name="u", plugin="copies", spec="table:cpu", arguments={"into": "y"})
+    site.install("1.0.1")
+    assert engine.look_for_plugins() == {"copies"}
+    wait(lambda: state(engine, "t", "rows") == 2)
+    assert engine.trigger("d", "t")["state"] == "enabled"
+
+
+def test_an_upgrade_without_the_hook_pauses(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine)
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 1)
+    site.install("2.0", hook="on_schedule(self, tick, ctx)")
+    engine.look_for_plugins()
+    shown = wait(lambda: (one := engine.trigger("d", "t"))["state"] == "paused" and one)
+    assert "lacks the hook on_write" in shown["reason"]
+
+
+def test_hooks_in_this_process_keep_what_was_imported(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine, "inline")
+    write(engine)
+    wait(lambda: state(engine, "t", "version") == "1.0")
+    site.install("2.0")
+    engine.look_for_plugins()
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 2)
+    assert state(engine, "t", "version") == "1.0"
+    plugin = engine.registry.inspect("copies")
+    assert (plugin.version, plugin.status) == ("2.0", "active")
+    assert "run version 1.0 until it starts again" in (plugin.problem or "")
