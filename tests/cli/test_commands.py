@@ -288,7 +288,7 @@ def test_results_in_files(local: Command, rows: str, tmp_path: Path) -> None:
 def test_the_plugins_of_the_server_and_of_this_machine(local: Command) -> None:
     theirs = json.loads(good(local("show", "plugins", "--format", "json")))
     ours = json.loads(good(local("plugin", "list", "--format", "json", "--strict")))
-    assert theirs == ours
+    assert [{**one, "triggers": None} for one in theirs] == [{**one, "triggers": None} for one in ours]
     assert {"alerts", "chart", "deadman", "downsample", "webhook"} <= {one["name"] for one in ours}
     assert "| downsample | walmill-downsample |" in good(local("show", "plugins"))
     shown = good(local("plugin", "show", "downsample"))

@@ -138,6 +138,10 @@ def test_an_upgrade_that_does_not_fit_pauses_and_names_every_problem(opened: Cal
     write(engine)
     with pytest.raises(InvalidRequest, match=r"into.*limit.*hosts|limit.*hosts.*into"):
         engine.create_trigger(database="d", name="u", plugin="copies", spec="table:cpu", arguments={"into": "y"})
+    site.install("3.0.0.0", TWO.replace("limit", "bound"))  # neither does the next one
+    assert engine.look_for_plugins() == {"copies"}
+    shown = wait(lambda: "bound" in str((one := engine.trigger("d", "t"))["reason"]) and one)
+    assert (shown["state"], "limit" in shown["reason"]) == ("paused", False)
     site.install("1.0.1")
     assert engine.look_for_plugins() == {"copies"}
     wait(lambda: state(engine, "t", "rows") == 2)

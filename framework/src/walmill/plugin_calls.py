@@ -37,7 +37,7 @@ class Plugins(Definitions):
             PluginFailure: If its hooks do not fit.
         """
         description = self.registry.register(plugin, name=name)
-        self._mill.plugin_arrived()
+        self._mill.plugin_arrived(name)
         return description
 
     def plugins(self) -> list[PluginDescription]:

@@ -52,8 +52,10 @@ _EMPTY = "No plugin is installed; `walmill plugin new` starts one, and `pip inst
 @format_option
 def list_plugins(*, strict: bool, output_format: str) -> int:
     """List the plugins that are installed here or in the plugin directory; a broken one says why."""
-    found = _here().inspect_all()
-    say(records([one.to_json() for one in found], _COLUMNS, output_format, empty=_EMPTY))
+    registry = _here()
+    found = registry.inspect_all()
+    rows = [{**one.to_json(), "hash": registry.code(one.name)[1]} for one in found]
+    say(records(rows, _COLUMNS, output_format, empty=_EMPTY))
     broken = [one.name for one in found if one.status == "broken"]
     if strict and broken:
         click.echo(

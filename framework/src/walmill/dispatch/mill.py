@@ -32,6 +32,7 @@ from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
+from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.store.commit import Commit
 from walmill.store.committer import Committer, Published
@@ -39,7 +40,7 @@ from walmill.store.draft import Draft
 from walmill.store.submission import Define, Flush, Submission, Ticket
 from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger, pause_trigger
-from walmill.triggers.spec import parse_spec
+from walmill.triggers.spec import Spec, parse_spec
 from walmill.wal.log import Log
 from walmill_worker.binding import Binding
 from walmill_worker.calling import call
@@ -422,10 +423,10 @@ class Mill:
         self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
         self._schedules.arm()
 
-    def plugin_arrived(self) -> None:
-        """From any thread: a plugin was registered; triggers that wait for it may go on."""
+    def plugin_arrived(self, name: str) -> None:
+        """From any thread: a plugin was registered; triggers that wait for it go on."""
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self._arrived)
+            self.loop.call_soon_threadsafe(self._arrived, (name,))
             self._pool.submit(self._find_watchers)
 
     def plugins_changed(self, names: Collection[str]) -> None:
@@ -447,12 +448,26 @@ class Mill:
                 task = self.loop.create_task(station.renew())
                 self._retiring.add(task)
                 task.add_done_callback(self._retiring.discard)
-        self._arrived()
+        self._arrived(names)
         self._pool.submit(self._find_watchers)
 
-    def _arrived(self) -> None:
+    def _arrived(self, names: Collection[str]) -> None:
+        """Starts triggers anew that were blocked, if one of these plugins is theirs and is there."""
         self._patience = 0.0
-        self._revive()
+        ready = [
+            station
+            for station in self._stations.values()
+            if station.blocked is not None
+            and station.trigger.plugin in names
+            and (known := self._registry.peek(station.trigger.plugin)) is not None
+            and known.status == "active"
+        ]
+        for station in ready:
+            self._retire(station, "its plugin is here now")
+        if ready:
+            self._refresh(self._view)
+        if any(station.blocked is not None for station in self._stations.values()):
+            self._revive()
 
     def blocked(self) -> None:
         """A trigger cannot run because its plugin cannot be bound; it is looked at again soon, and then less often."""
@@ -511,11 +526,7 @@ class Mill:
     def _open(self, trigger: Trigger, view: View) -> None:
         station = self.station(trigger, view.catalog.databases[trigger.database_id].name, self)
         spec = station.spec
-        known = self._registry.peek(trigger.plugin)
-        if known is None:
-            station.blocked = f"there is no plugin {trigger.plugin!r}; the trigger goes on when it is there"
-        elif known.status == "disabled":
-            station.blocked = f"the plugin {trigger.plugin!r} is disabled by the server's settings"
+        station.blocked = _hindrance(self._registry.peek(trigger.plugin), trigger, spec)
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":
@@ -646,3 +657,14 @@ class Mill:
             if left <= 0:
                 return False
             await asyncio.wait(tasks, timeout=left)
+
+
+def _hindrance(plugin: PluginDescription | None, trigger: Trigger, spec: Spec) -> str | None:
+    """What keeps a trigger's plugin from being used, as far as that is known without looking at it; None if nothing does."""
+    if plugin is None:
+        return f"there is no plugin {trigger.plugin!r}; the trigger goes on when it is there"
+    if plugin.status == "disabled":
+        return f"the plugin {trigger.plugin!r} is disabled by the server's settings"
+    if plugin.hooks and spec.hook not in plugin.hooks:
+        return f"the plugin {trigger.plugin!r} lacks the hook {spec.hook} by now"
+    return "; ".join(plugin.check_arguments(trigger.arguments)) or None

@@ -288,7 +288,11 @@ class Station:
             if self._worker is not None:
                 return None
             try:
-                self._worker = await self._new_worker()
+                worker = await self._new_worker()
+                if self.retired:  # meanwhile: nobody would close it
+                    await worker.close()
+                    return Ended(end="unavailable", error="the trigger is being changed; send it again", after=1.0)
+                self._worker = worker
                 self.blocked = None
             except (WalmillError, BadSettings) as error:
                 self.blocked = told(error)
