@@ -164,7 +164,7 @@ def test_what_is_gone_pauses_its_triggers_until_it_comes_back(
     engine.create_trigger(database="d", name="t", plugin="copy", spec="table:cpu", executor=executor)
     engine.create_trigger(database="d", name="r", plugin="copy", spec="table:other", executor=executor)
     engine.write("cpu v=1", database="d")
-    wait(lambda: engine.trigger("d", "t")["through"])
+    wait(lambda: state(engine, "t", "rows") == 1)
     path.unlink()
     wait(lambda: engine.trigger("d", "t")["state"] == "paused")
     assert "'copy' is gone" in engine.trigger("d", "t")["reason"]
@@ -228,7 +228,8 @@ def test_a_directory_that_comes_later(tmp_path: Path) -> None:
         request(engine, "one")
         assert ask(engine) == {"version": 1}
         shutil.rmtree(tmp_path / "later")
-        wait(lambda: found(engine, "one") is None)
+        wait(lambda: engine.trigger("d", "t")["state"] == "paused")
+        assert found(engine, "one") is None
         (tmp_path / "later").mkdir()
         (tmp_path / "later" / "one.py").write_text(REQUEST.format(version=2))
         wait(lambda: engine.trigger("d", "t")["state"] == "enabled" and ask(engine) == {"version": 2})
