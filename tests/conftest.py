@@ -36,6 +36,12 @@ RUNTIME = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 1})
 runtimes = 2
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What commands remember between two calls does not go where the person who runs the tests has it."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves an open file, a thread, a task or a child process behind.

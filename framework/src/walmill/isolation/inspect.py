@@ -10,6 +10,9 @@ from walmill.errors import PluginFailure
 from walmill.isolation.process import ProcessExecutor, Source, WorkerOptions, possible
 from walmill_worker.describe import Described, describe_entry
 
+AT_A_TIME = 4
+"""So many plugins are imported at a time, each in a process of its own."""
+
 
 def inspect_entries(entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
     """Descriptions of plugins; from any thread that may wait a second.
@@ -45,16 +48,19 @@ def inspect_entries(entries: Sequence[tuple[str, str]]) -> Mapping[str, Describe
 async def _inspect(entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
     executor = ProcessExecutor(_nowhere, None, WorkerOptions(nice=0))
     try:
-        return {name: await _one(executor, name, value) for name, value in entries}
+        turns = asyncio.Semaphore(AT_A_TIME)
+        found = await asyncio.gather(*(_one(executor, turns, name, value) for name, value in entries))
+        return {name: one for (name, _), one in zip(entries, found, strict=True)}
     finally:
         await executor.close()
 
 
-async def _one(executor: ProcessExecutor, name: str, value: str) -> Described:
-    try:
-        return await executor.describe(name, value)
-    except PluginFailure as error:
-        return Described(broken=error.message)
+async def _one(executor: ProcessExecutor, turns: asyncio.Semaphore, name: str, value: str) -> Described:
+    async with turns:
+        try:
+            return await executor.describe(name, value)
+        except PluginFailure as error:
+            return Described(broken=error.message)
 
 
 def _nowhere(name: str) -> Source:
