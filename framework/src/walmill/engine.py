@@ -28,6 +28,7 @@ from walmill.buffer.looker import Looker
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.tail import Tails
 from walmill.dispatch.watch import SnapshotWatch
+from walmill.environments.house import Environments
 from walmill.erase import Erased, count_rows, delete_rows
 from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
 from walmill.fs.local import LocalFS
@@ -95,6 +96,7 @@ class Engine(Queries):
         self._on_end: list[Callable[[WalmillError], None]] = []
         self._keeper: Keeper | None = None
         self._processes: ProcessExecutor | None = None
+        self._environments: Environments | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -150,6 +152,9 @@ class Engine(Queries):
             discover=options.discover_plugins,
             inspector=inspect_entries,
         )
+        if options.data_dir is not None:
+            self._environments = Environments(Path(options.data_dir), self._describe_there, self._free)
+            self.open_environments()
         self._supply = self._new_supply()
         self._supply.open(inspect_entries)
         if options.strict_plugins:
@@ -295,6 +300,15 @@ class Engine(Queries):
             installed=self.options.discover_plugins,
         )
 
+    def _describe_there(self, plugin: str, value: str, python: str) -> Described:
+        """What a plugin of an environment offers: found out by a worker there."""
+        if self._processes is None:
+            raise InvalidRequest(
+                "this machine cannot run hooks in other processes, and an environment of its own needs that"
+            )
+        described: Described = self._mill.run(self._processes.describe(plugin, value, python)).result()
+        return described
+
     def _plugins_changed(self, names: Collection[str]) -> None:
         self._mill.plugins_changed(names)
 
@@ -393,7 +407,14 @@ class Engine(Queries):
         """Where a worker finds a plugin."""
         value, wrappers = self.registry.entry(plugin)
         settings = self.registry.inspect(plugin).settings or ()
-        return Source(value=value, wrappers=wrappers, settings=settings, code=self.registry.code(plugin))
+        known = self.registry.peek(plugin)
+        return Source(
+            value=value,
+            wrappers=wrappers,
+            settings=settings,
+            code=self.registry.code(plugin),
+            python=None if known is None else known.python,
+        )
 
     # ---- reading
 

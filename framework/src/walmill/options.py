@@ -46,6 +46,8 @@ class EngineOptions:
         executor_plugins: Plugins that bring further executors; they run in this process.
         function_plugins: Plugins that bring functions to SQL; they run in this process.
         plugin_dir: A directory whose files and packages are plugins, watched for changes; None without one.
+        package_installs: Whether plugins may be installed while the engine runs: `open`, `allowlist`, `disabled`.
+        package_allowlist: With `allowlist`: names of distributions, and beginnings of repositories' URLs and of paths.
         disabled_plugins: Plugins that are not to be used.
         allowed_plugins: The only plugins that may be used; None allows all that are installed.
         strict_plugins: Whether a broken plugin keeps the engine from starting.
@@ -90,6 +92,8 @@ class EngineOptions:
     function_plugins: Sequence[str] = ()
     workers: WorkerOptions = field(factory=WorkerOptions)
     plugin_dir: Path | None = None
+    package_installs: str = "open"
+    package_allowlist: Sequence[str] = ()
     disabled_plugins: Sequence[str] = ()
     allowed_plugins: Sequence[str] | None = None
     strict_plugins: bool = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,23 @@ class Plugins(Definitions):
             )
         return next(iter(places), None)
 
+    def refuse_used(self, name: str, *, force: bool) -> None:
+        """Whether a plugin may be removed.
+
+        Raises:
+            Conflict: If triggers use it, and `force` is not given.
+        """
+        users = self._users().get(name, [])
+        if users and not force:
+            raise Conflict(
+                f"the plugin {name!r} is used by {', '.join(sorted(users)[:10])}; delete these triggers, or say --force: then "
+                "they are paused until it is there again"
+            )
+
+    @abstractmethod
+    def _plugins_changed(self, names: Collection[str]) -> None:
+        """Has triggers use plugins as they are now; from any thread."""
+
     def remove_plugin(self, name: str, *, force: bool = False) -> None:
         """Removes a plugin from the plugin directory.
 
@@ -181,12 +199,7 @@ class Plugins(Definitions):
                 "removes it"
             )
         folder = self._folder()
-        users = self._users().get(name, [])
-        if users and not force:
-            raise Conflict(
-                f"the plugin {name!r} is used by {', '.join(sorted(users)[:10])}; delete these triggers, or say --force: then "
-                "they are paused until it is there again"
-            )
+        self.refuse_used(name, force=force)
         try:
             with folder.writing:
                 upload.remove(folder.path, Path(description.location).name)

@@ -15,10 +15,10 @@ from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
 from walmill.dispatch.tally import NOTHING, Tally
 from walmill.errors import InvalidRequest, WalmillError
+from walmill.install_calls import Installs
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
-from walmill.plugin_calls import Plugins
 from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
@@ -30,7 +30,7 @@ from walmill_worker.replies import Answer
 log = get_logger("walmill.engine")
 
 
-class Triggers(Plugins):
+class Triggers(Installs):
     """Triggers of an engine.
 
     Attributes:

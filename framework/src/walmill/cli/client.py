@@ -355,7 +355,15 @@ class Client(Connection):
         Raises:
             Refused: If it was not made.
         """
-        with self.stream("POST", BACKUP, body={"to": to}) as response:
+        yield from self._followed(BACKUP, {"to": to}, "the backup was there; the next one goes on with what is there")
+
+    def _followed(self, path: str, body: Mapping[str, Any], until: str) -> Iterator[dict[str, Any]]:
+        """Asks for what takes its time, and gives what is told line by line; the last line has a `done`.
+
+        Raises:
+            Refused: If it was not done.
+        """
+        with self.stream("POST", path, body=dict(body)) as response:
             rest = b""
             for piece in self.pieces(response):
                 *lines, rest = (rest + piece).split(b"\n")
@@ -366,9 +374,7 @@ class Client(Connection):
                     yield said
                     if "done" in said:
                         return
-        raise CannotReach(
-            f"{self.address} ended its answer before the backup was there; the next one goes on with what is there"
-        )
+        raise CannotReach(f"{self.address} ended its answer before {until}")
 
     # ---- tokens, plugins, the server
 
@@ -400,6 +406,34 @@ class Client(Connection):
     def plugin(self, name: str) -> dict[str, Any]:
         """One plugin, with its files and the triggers that use it."""
         return self.object_of(self.request("GET", f"/api/v3/plugins/{quote(name, safe='')}"))
+
+    def _work(self, what: str, wheels: str | None, **body: Any) -> Iterator[dict[str, Any]]:
+        more = {} if wheels is None else {"wheels": wheels}
+        return self._followed(f"/api/v3/{what}", {**body, **more}, "it was done; it may go on in the server")
+
+    def install(self, source: str, wheels: str | None) -> Iterator[dict[str, Any]]:
+        """Installs a plugin; tells what is said meanwhile."""
+        return self._work("plugins/install", wheels, source=source)
+
+    def upgrade(self, name: str, wheels: str | None) -> Iterator[dict[str, Any]]:
+        """Installs the newest version of a plugin."""
+        return self._work("plugins/upgrade", wheels, name=name)
+
+    def outdated(self, wheels: str | None) -> Iterator[dict[str, Any]]:
+        """What could be upgraded."""
+        return self._work("plugins/outdated", wheels)
+
+    def sync(self, wheels: str | None) -> Iterator[dict[str, Any]]:
+        """Installs what the lock file declares."""
+        return self._work("plugins/sync", wheels)
+
+    def install_packages(self, packages: Sequence[str], wheels: str | None) -> Iterator[dict[str, Any]]:
+        """Installs packages into the server's environment."""
+        return self._work("configure/plugin_environment/install_packages", wheels, packages=list(packages))
+
+    def rollback(self, name: str) -> dict[str, Any]:
+        """Uses an older version of a plugin again."""
+        return self.object_of(self.request("POST", "/api/v3/plugins/rollback", body={"name": name}))
 
     def upload_plugin(self, name: str, content: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """Uploads a plugin: the text of a file, or the files of a directory."""

@@ -92,15 +92,24 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         },
     ),
     "plugin": (
-        "List, show, start, try, upload and remove plugins.",
+        "List, show, start, try, install, upgrade, upload and remove plugins.",
         {
             "list": Lazy(f"{CLI}.plugin:list_plugins", "List the installed plugins."),
             "show": Lazy(f"{CLI}.plugin:show_plugin", "Show a plugin with its settings."),
+            "install": Lazy(f"{CLI}.plugin_install:install_plugin", "Install a plugin in an environment of its own."),
+            "outdated": Lazy(f"{CLI}.plugin_install:outdated_plugins", "List what could be upgraded."),
+            "upgrade": Lazy(f"{CLI}.plugin_install:upgrade_plugin", "Install newer versions."),
+            "rollback": Lazy(f"{CLI}.plugin_install:rollback_plugin", "Use the version before the last upgrade."),
+            "sync": Lazy(f"{CLI}.plugin_install:sync_plugins", "Install what walmill.lock declares."),
             "upload": Lazy(f"{CLI}.plugin_files:upload_plugin", "Upload a plugin into the server's plugin directory."),
-            "remove": Lazy(f"{CLI}.plugin_files:remove_plugin", "Remove a plugin from the server's plugin directory."),
+            "remove": Lazy(f"{CLI}.plugin_files:remove_plugin", "Remove a plugin from the server."),
             "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
             "test": Lazy(f"{CLI}.main:plugin_test", "Run a plugin once, and keep nothing of it."),
         },
+    ),
+    "install": (
+        "Install packages into the server's environment.",
+        {"package": Lazy(f"{CLI}.plugin_install:install_package", "Install packages into the server's environment.")},
     ),
     "test": (
         "Run a plugin once, for real, and keep nothing of what it does in the engine.",
@@ -143,7 +152,9 @@ def _group(name: str) -> LazyGroup:
 create, show, update, enable, disable, run_group, replay, delete, restore = (
     _group(name) for name in ("create", "show", "update", "enable", "disable", "run", "replay", "delete", "restore")
 )
-plugin, plugin_test, wal, config, backup = (_group(name) for name in ("plugin", "test", "wal", "config", "backup"))
+plugin, plugin_test, wal, config, backup, install = (
+    _group(name) for name in ("plugin", "test", "wal", "config", "backup", "install")
+)
 
 cli = LazyGroup(
     name="walmill",
@@ -174,7 +185,8 @@ cli = LazyGroup(
         "delete": Lazy(f"{CLI}.main:delete", "Delete a database, a table, a trigger or a token.", _DATA),
         "restore": Lazy(f"{CLI}.main:restore", "Take the deletion of a database or a table back.", _DATA),
         "backup": Lazy(f"{CLI}.main:backup", "Make, verify and restore backups.", _SERVER),
-        "plugin": Lazy(f"{CLI}.main:plugin", "List, show, start and try plugins.", _HERE),
+        "install": Lazy(f"{CLI}.main:install", "Install packages into the server's environment.", _SERVER),
+        "plugin": Lazy(f"{CLI}.main:plugin", "List, show, start, try, install and upload plugins.", _HERE),
         "wal": Lazy(f"{CLI}.main:wal", "Look into the log of a data directory.", _HERE),
         "config": Lazy(f"{CLI}.main:config", "Show the settings of the server.", _HERE),
         "doctor": Lazy(f"{CLI}.doctor:doctor", "Check that a server can run here.", _HERE),

@@ -89,7 +89,7 @@ def upload_plugin(*, client: Client, path: Path, name: str | None) -> int:
 @click.argument("name")
 @server_options
 def remove_plugin(*, client: Client, force: bool, name: str) -> None:
-    """Remove the plugin NAME from the server's plugin directory."""
+    """Remove the plugin NAME from the server's plugin directory, or with its environment."""
     client.remove_plugin(name, force=force)
     click.echo(f"Plugin {name} removed successfully")
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-from walmill.http import admin, databases, health, plugins, rehearsals, storage, triggers, valuecaches
+from walmill.http import admin, databases, health, installs, plugins, rehearsals, storage, triggers, valuecaches
 from walmill.http.auth import Auth, AuthLayer
 from walmill.http.backup import BackupEndpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
@@ -103,6 +103,7 @@ def build(
         Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
+        *installs.routes(site),
         *plugins.routes(site),
         *rehearsals.routes(site),
         *query_routes(site),

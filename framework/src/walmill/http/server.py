@@ -208,6 +208,8 @@ def options_of(settings: Settings) -> EngineOptions:
         ),
         disabled_plugins=settings.no_plugin,
         plugin_dir=settings.plugin_dir,
+        package_installs=settings.package_installs,
+        package_allowlist=settings.package_allowlist,
         allowed_plugins=settings.allowed_plugins,
         strict_plugins=settings.strict,
         wrappers=settings.wrappers,

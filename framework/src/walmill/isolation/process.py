@@ -61,6 +61,8 @@ VARIABLES = (
 
 CLOSE_SECONDS = 1.0
 """What still runs after so long when the engine stops is killed with the zygote."""
+ZYGOTE_SECONDS = 5.0
+"""A zygote of an environment that had no worker for so long ends."""
 SLOW_SECONDS = 0.05
 """Where loading a plugin takes longer, a spare worker is kept that has done it."""
 
@@ -93,12 +95,14 @@ class Source:
         wrappers: Name and entry point of others that wrap its hooks.
         settings: Its settings, if it describes them.
         code: Version and content hash, where they are known.
+        python: The interpreter of the environment that it has for itself; None for the engine's.
     """
 
     value: str
     wrappers: tuple[tuple[str, str], ...] = ()
     settings: tuple[SettingInfo, ...] = ()
     code: Code = (None, None)
+    python: str | None = None
 
 
 def possible() -> bool:
@@ -302,9 +306,8 @@ class ProcessExecutor:
         self._options = options
         self._warden = Warden()
         self._workers: set[ProcessWorker] = set()
-        self._zygote: Zygote | None = None
-        self._directory: Path | None = None
-        self._cleared: weakref.finalize[..., Any] | None = None
+        self._zygotes: dict[str | None, Zygote] = {}
+        self._directories: dict[str | None, tuple[Path, weakref.finalize[..., Any]]] = {}
         self._numbers = itertools.count(1)
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -314,7 +317,8 @@ class ProcessExecutor:
     def processes(self) -> dict[str, Any]:
         """The processes that there are, as plain data; from any thread."""
         return {
-            "zygote": None if self._zygote is None else self._zygote.pid,
+            "zygote": None if None not in self._zygotes else self._zygotes[None].pid,
+            "zygotes": {python: zygote.pid for python, zygote in list(self._zygotes.items()) if python is not None},
             "count": self._running,
             "workers": [
                 {
@@ -344,19 +348,20 @@ class ProcessExecutor:
             raise
         return worker
 
-    async def describe(self, plugin: str, value: str) -> Described:
+    async def describe(self, plugin: str, value: str, python: str | None = None) -> Described:
         """What a plugin offers, found out in a fresh worker.
 
         Args:
             plugin: Name of the plugin.
             value: Where its entry point points to.
+            python: The interpreter of the environment that it has for itself; None for the engine's.
 
         Raises:
             PluginFailure: If no worker can be made.
         """
         info = TriggerInfo(name="(inspection)", database="", plugin=plugin, spec="")
         limits = Limits(seconds=None, memory=None, cpu=None)
-        process = await self._process(info, limits, lambda process: None)
+        process = await self._process(info, limits, lambda process: None, python)
         try:
             return Described.from_plain(await process.describe(plugin, value, self._options.start_seconds))
         except PluginFailure as error:
@@ -379,7 +384,7 @@ class ProcessExecutor:
                 self._waiting.append(future)
                 await future
         secrets = secrets_of(worker.source.settings, worker.arguments)
-        process = await self._process(worker.trigger, worker.limits, worker.lost)
+        process = await self._process(worker.trigger, worker.limits, worker.lost, worker.source.python)
         began = time.monotonic()
         try:
             worker.hooks = await process.open(
@@ -401,14 +406,44 @@ class ProcessExecutor:
         """Whether another worker may be made without anybody waiting for it."""
         return self._running < self._options.most and not self._waiting
 
-    async def _process(self, trigger: TriggerInfo, limits: Limits, lost: Callable[[Process], None]) -> Process:
-        if self._zygote is None:
-            python, path = interpreter()
-            self._zygote = Zygote(python, path, environment(self._options.variables))
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
+    def _zygote_of(self, python: str | None) -> Zygote:
+        """The zygote of an environment, which is not started before it is needed."""
+        found = self._zygotes.get(python)
+        if found is None:
+            variables = environment(self._options.variables)
+            if python is None:
+                found = Zygote(*interpreter(), variables)
+            else:
+                variables.pop("PYTHONPATH", None)  # it is for the engine's interpreter
+                variables["VIRTUAL_ENV"] = str(Path(python).parent.parent)
+                found = Zygote(python, [], variables)
+            self._zygotes[python] = found
+        return found
+
+    def _directory_of(self, python: str | None) -> Path:
+        """Where the workers of a zygote have their working directories; each zygote removes its own when it ends."""
+        found = self._directories.get(python)
+        if found is None:
+            made = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
             # also when the process ends while plugins are still looked at
-            self._cleared = weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
+            found = self._directories[python] = (made, weakref.finalize(self, shutil.rmtree, made, ignore_errors=True))
+        return found[0]
+
+    def _close_idle_zygotes(self) -> None:
+        """Ends zygotes of environments that nobody uses; the engine's own stays."""
+        needed = {worker.source.python for worker in self._workers}
+        for python, zygote in list(self._zygotes.items()):
+            if python is not None and python not in needed and not zygote.busy:
+                del self._zygotes[python]
+                zygote.close()
+                made = self._directories.pop(python, None)
+                if made is not None:
+                    made[1]()
+
+    async def _process(
+        self, trigger: TriggerInfo, limits: Limits, lost: Callable[[Process], None], python: str | None = None
+    ) -> Process:
+        zygote = self._zygote_of(python)
         number = next(self._numbers)
         mine, theirs = pair()
         mine.setblocking(False)
@@ -424,10 +459,10 @@ class ProcessExecutor:
 
         self._running += 1
         try:
-            forked = await self._zygote.fork(
+            forked = await zygote.fork(
                 theirs,
                 output,
-                directory=self._directory / str(number),
+                directory=self._directory_of(python) / str(number),
                 name=f"walmill:{trigger.name}",
                 nice=self._options.nice,
                 memory=limits.memory,
@@ -510,6 +545,8 @@ class ProcessExecutor:
     def forget(self, worker: ProcessWorker) -> None:
         """A worker is closed."""
         self._workers.discard(worker)
+        if worker.source.python is not None:
+            asyncio.get_running_loop().call_later(ZYGOTE_SECONDS, self._close_idle_zygotes)
 
     async def close(self) -> None:
         """See `Executor.close`."""
@@ -520,12 +557,12 @@ class ProcessExecutor:
             _, late = await asyncio.wait(closing, timeout=CLOSE_SECONDS)
             for task in late:
                 task.cancel()
-        if self._zygote is not None:
-            self._zygote.close()
+        for zygote in self._zygotes.values():
+            zygote.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._warden.stop)
-        if self._cleared is not None:
-            self._cleared()
+        for _, cleared in self._directories.values():
+            cleared()
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, str]:

@@ -89,6 +89,12 @@ class Zygote:
         self._ready: asyncio.Future[None] | None = None
         self._starting = asyncio.Lock()
         self._number = 0
+        self._asked = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has workers, or is about to make one."""
+        return bool(self._living or self._forking or self._asked)
 
     @property
     def pid(self) -> int | None:
@@ -154,7 +160,11 @@ class Zygote:
         Raises:
             PluginFailure: If that is not possible now.
         """
-        await self._start()
+        self._asked += 1
+        try:
+            await self._start()
+        finally:
+            self._asked -= 1
         assert self._link is not None
         self._number += 1
         number = self._number

@@ -38,6 +38,9 @@ class PluginDescription:
         installed: Whether it is a package or a file; False for an object that an application registered.
         location: Where it is: `package`, `object`, or the path in the plugin directory.
         digest: Hash of its content, 64 hexadecimal digits; None for an object, and for a package until somebody asks.
+        environment: The virtual environment that it has for itself; None for the engine's.
+        source: Where that was installed from, as it was written.
+        commit: The commit of a repository.
         problem: Why what is there now is not used, but the version before it, in one sentence; None if all is well.
     """
 
@@ -55,12 +58,20 @@ class PluginDescription:
     installed: bool = True
     location: str = PACKAGE
     digest: str | None = None
+    environment: str | None = None
+    source: str | None = None
+    commit: str | None = None
     problem: str | None = None
 
     @property
     def in_folder(self) -> bool:
         """Whether it is in the plugin directory."""
-        return self.location not in (PACKAGE, OBJECT)
+        return self.location not in (PACKAGE, OBJECT) and self.environment is None
+
+    @property
+    def python(self) -> str | None:
+        """The interpreter of the environment that it has for itself."""
+        return None if self.environment is None else f"{self.environment}/bin/python"
 
     def with_found(self, found: Described) -> PluginDescription:
         """The same with what was found out about it."""

@@ -17,6 +17,7 @@ from watchfiles import watch
 from walmill.errors import InvalidRequest, described
 from walmill.observe.log import get_logger
 from walmill.plugins.content import Signature, Tree, Unsettled, paths_of, read_tree, signature_of
+from walmill.plugins.description import PluginDescription
 from walmill.plugins.places import Place, find_plugin
 from walmill.plugins.registry import Inspector, Registry
 from walmill.plugins.shelf import Shelf
@@ -282,7 +283,7 @@ class PluginFolder:
                     changed.add(one.name)
                 continue
             one.seen.digest, one.seen.plain = one.digest, found.to_plain()
-            if self._registry.put(one.name, one.value, str(one.path), one.digest, found):
+            if self._registry.put(self._described(one.name, one.value, one.path, one.digest, found)):
                 changed.add(one.name)
                 log.info("a plugin is used as it is now", plugin=one.name, file=str(one.path), hash=one.digest[:12])
         return changed
@@ -291,18 +292,23 @@ class PluginFolder:
         """A version cannot be used: the one before it stays; without one, the plugin is broken."""
         log.warning("a plugin was edited and cannot be used so", plugin=name, file=str(path), error=cause)
         if seen.digest is None or seen.plain is None:
-            return self._registry.put(name, "", str(path), seen.tried, Described(broken=cause))
+            return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
         if self._registry.peek(name) is None:  # a start that finds a broken edit
             last = self._shelf.root / seen.digest[:32] / path.name
             try:
                 place = find_plugin(str(last))
             except InvalidRequest:
-                return self._registry.put(name, "", str(path), seen.tried, Described(broken=cause))
-            self._registry.put(name, place.value, str(path), seen.digest, Described.from_plain(seen.plain))
+                return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
+            known = Described.from_plain(seen.plain)
+            self._registry.put(self._described(name, place.value, path, seen.digest, known))
             self._registry.note_problem(name, cause)
             return True
         self._registry.note_problem(name, cause)
         return False
+
+    def _described(self, name: str, value: str, path: Path, digest: str | None, found: Described) -> PluginDescription:
+        plain = PluginDescription(name=name, value=value, location=str(path), digest=digest)
+        return plain.with_found(found)
 
     def _used(self) -> list[str]:
         return [digest for seen in self._seen.values() for digest in (seen.digest, seen.tried) if digest is not None]

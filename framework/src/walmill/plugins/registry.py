@@ -128,31 +128,31 @@ class Registry:
                     self._known[name] = old
             return changed
 
-    def put(self, name: str, value: str, location: str, digest: str | None, found: Described) -> bool:
-        """Makes a version of a plugin of the plugin directory the one that is used.
+    def put(self, description: PluginDescription) -> bool:
+        """Makes a version of a plugin the one that is used: of the plugin directory, or of an environment.
 
         Args:
-            name: Its name.
-            value: Where it is found, as `walmill_worker.describe.load` reads it.
-            location: Where people see it.
-            digest: Hash of its content.
-            found: What it offers.
+            description: All about it.
 
         Returns:
-            Whether that changes anything; not if an installed plugin or an object has the name.
+            Whether that changes anything; not if another kind of plugin has the name.
         """
         with self._lock:
-            old = self._known.get(name)
-            if old is not None and not old.description.in_folder:
+            old = self._known.get(description.name)
+            if old is not None and (
+                old.description.in_folder != description.in_folder
+                or (old.description.environment is None) != (description.environment is None)
+            ):
                 log.warning(
-                    "a plugin is not used: its name is taken", plugin=name, file=location, by=old.description.value
+                    "a plugin is not used: its name is taken",
+                    plugin=description.name,
+                    location=description.location,
+                    by=old.description.value,
                 )
                 return False
-            plain = PluginDescription(name=name, value=value, location=location, digest=digest)
-            description = plain.with_found(found)
-            if not self._may(name):
+            if not self._may(description.name):
                 description = evolve(description, status="disabled")
-            self._known[name] = _Known(description, inspected=True)
+            self._known[description.name] = _Known(description, inspected=True)
             return True
 
     def note_problem(self, name: str, problem: str | None) -> None:
@@ -162,11 +162,18 @@ class Registry:
             if known is not None and known.description.in_folder:
                 known.description = evolve(known.description, problem=problem)
 
-    def discard(self, name: str, directory: str) -> bool:
-        """Forgets a plugin of the plugin directory; whether there was one."""
+    def discard(self, name: str, location: str) -> bool:
+        """Forgets a plugin of the plugin directory or of an environment; whether there was one.
+
+        Args:
+            name: Its name.
+            location: What its location begins with.
+        """
         with self._lock:
             known = self._known.get(name)
-            if known is None or not known.description.in_folder or not known.description.location.startswith(directory):
+            if known is None or not known.description.location.startswith(location):
+                return False
+            if not known.description.in_folder and known.description.environment is None:
                 return False
             del self._known[name]
             return True
@@ -184,7 +191,7 @@ class Registry:
         found = []
         with contextlib.suppress(OSError, InvalidRequest):
             here = known.description.in_folder
-            roots = [Path(known.description.location)] if here else installed_roots(known.description.value)
+            roots = [Path(known.description.location)] if here else self._roots(known.description)
             for root in roots:
                 for file, path in paths_of(root):
                     status = path.stat()
@@ -197,6 +204,17 @@ class Registry:
                         }
                     )
         return found
+
+    def _roots(self, description: PluginDescription) -> list[Path]:
+        """Where the modules of an installed plugin are."""
+        if description.environment is None:
+            return installed_roots(description.value)
+        place, _, entry = description.value.rpartition("#")
+        if place:
+            return [Path(place)]
+        top = entry.split(":")[0].strip().split(".")[0]
+        sites = Path(description.environment, "lib").glob("python3*/site-packages")
+        return [found for site in sites for found in (site / top, site / f"{top}.py") if found.exists()]
 
     def code(self, name: str) -> tuple[str | None, str | None]:
         """Version and content hash of a plugin as it is now; reads its files. Nothing of one that is not there."""
@@ -371,12 +389,19 @@ class Registry:
         """
         with self._lock:
             description = self._active(name)
+            if description.environment is not None:
+                raise PluginFailure(
+                    f"the plugin {name!r} has an environment of its own, from which this process cannot import; take the "
+                    "executor 'process'"
+                )
             wrappers = [(one.name, self._load(self._known[one.name])) for one in self._wrappers_for(description)]
             return evolve(bind(self._load(self._known[name]), name, wrappers), code=self.code(name))
 
     def _wrappers_for(self, description: PluginDescription) -> list[PluginDescription]:
         found: list[PluginDescription] = []
         for other, known in self._known.items():
+            if known.description.environment != description.environment:
+                continue  # it cannot be imported there
             same = description.distribution is not None and known.description.distribution == description.distribution
             if other == description.name or not (same or other in self._wrappers):
                 continue

@@ -422,6 +422,16 @@ class Settings:
         "A directory whose files (NAME.py) and packages are plugins; what is edited there is used by the next run.",
         optional=True,
     )
+    package_installs: str = _setting(
+        "choice",
+        "open",
+        "Whether plugins and packages may be installed through the server: by everybody who has a token, only what "
+        "package_allowlist has, or not at all.",
+        choices=("open", "allowlist", "disabled"),
+    )
+    package_allowlist: tuple[str, ...] = _setting(
+        "names", (), "Distributions, and beginnings of repositories' URLs and of paths, that may be installed."
+    )
     wrappers: tuple[str, ...] = _setting(
         "names", (), "Plugins whose hook wrappers act on plugins of other distributions as well."
     )

@@ -104,6 +104,8 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Mapping[str
         problems.append(f"missed={new.missed!r} is not one of latest, all, skip")
     if new.executor is None or new.executor not in executors:
         problems.append(f"the executor {new.executor!r} is not one of {', '.join(executors)}")
+    elif plugin.environment is not None and new.executor != "process":
+        problems.append(f"the plugin {plugin.name!r} has an environment of its own, so its executor is 'process'")
     elif executors[new.executor] and not plugin.installed:
         problems.append(
             f"the plugin {new.plugin!r} is an object of the application's own process, so no other process can have it: take "

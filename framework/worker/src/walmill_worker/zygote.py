@@ -227,9 +227,10 @@ def main(descriptor: int, path: list[str]) -> None:
 
     Args:
         descriptor: Of its socket to the engine.
-        path: The engine's `sys.path`: what can be imported there can be imported here.
+        path: The engine's `sys.path`: what can be imported there can be imported here. Empty in an environment of its own.
     """
-    sys.path[:] = path
+    if path:
+        sys.path[:] = path
     adopt_orphans()
     set_name("walmill-zygote")
     # what every worker needs, so that each fork shares it
