@@ -160,3 +160,17 @@ def test_a_start_in_safe_mode(
         walmill, "query", "-d", "d", "SELECT version FROM counts", "--format", "csv", says="1"
     )  # nothing was skipped
     assert server.end() == 0
+
+
+def test_what_a_plugin_suggests_is_enabled(walmill: Command, server: Server, tmp_path: Path) -> None:
+    assert "chart (request:chart): pictures at /api/v3/engine/chart" in walmill("show", "plugin", "chart").out
+    assert "Trigger chart created successfully" in walmill("plugin", "enable", "chart", "-d", "d").out
+    assert "Trigger chart is there already" in walmill("plugin", "enable", "chart", "-d", "d").out
+    for command, said in (
+        (("plugin", "enable", "downsample", "-d", "d"), "suggests no trigger"),
+        (("plugin", "enable", "chart", "-d", "d", "--only", "x"), "it suggests chart"),
+        (("plugin", "enable", "nothing", "-d", "d"), "there is no plugin 'nothing'"),
+        (("plugin", "enable", "chart", "-d", "other", "--arg", "max=1"), "there is no argument 'max'"),
+    ):
+        failed = walmill(*command)
+        assert (failed.code, said in failed.err) == (1, True), failed

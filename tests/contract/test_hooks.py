@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from walmill.engine import Engine
+from walmill.errors import Conflict, InvalidRequest, PluginFailure
 from walmill.http.app import create_app
-from walmill_hookspecs import Line, SnapshotRecord, SqlFunction, hookimpl, setting, settings, specs
+from walmill_hookspecs import Line, SnapshotRecord, SqlFunction, SuggestedTrigger, hookimpl, setting, settings, specs
 from walmill_hookspecs._markers import PROJECT
 
 Wait = Callable[[Callable[[], object]], None]
@@ -246,6 +247,63 @@ def test_hook_on_snapshot(tmp_path: Path, wait: Wait) -> None:
         assert seen[2][1:4] == ("e", "cpu", 1)
     finally:
         engine.close(5.0)
+
+
+class Suggests:
+    """Suggests what it was made with."""
+
+    made: Any = ()
+
+    @hookimpl
+    def register_triggers(self) -> Any:
+        return self.made
+
+    @hookimpl
+    def on_write(self, batch: Any, ctx: Any) -> None:
+        """Never called."""
+
+    @hookimpl
+    def on_request(self, request: Any, ctx: Any) -> None:
+        """Never called."""
+
+
+def test_hook_register_triggers(engine: Engine) -> None:
+    Suggests.made = [
+        SuggestedTrigger(name="a", spec="table:cpu", description="does a", arguments={"x": 1}, error_policy="skip"),
+        SuggestedTrigger(name="b", spec="request:b/{id}", methods=["PUT"], max_concurrency=2),
+    ]
+    description = engine.register(Suggests, name="suggests")
+    assert [one["name"] for one in description.suggests] == ["a", "b"]
+    assert engine.triggers() == []  # nothing creates them by itself
+    made = engine.enable_plugin("suggests", "d", only=["a"], arguments={"y": "2"})
+    assert made == {"created": ["a"], "there": []}
+    shown = engine.trigger("d", "a")
+    assert (shown["trigger_specification"], shown["error_behavior"]) == ("table:cpu", "skip")
+    assert shown["trigger_arguments"] == {"x": 1, "y": "2"}
+    assert engine.enable_plugin("suggests", "d") == {"created": ["b"], "there": ["a"]}
+    shown = engine.trigger("d", "b")
+    assert (shown["methods"], shown["max_concurrency"]) == (["PUT"], 2)
+    with pytest.raises(InvalidRequest, match="suggests not the trigger 'c'; it suggests a, b"):
+        engine.enable_plugin("suggests", "d", only=["c"])
+    engine.register(Plain, name="noted")
+    with pytest.raises(InvalidRequest, match="suggests no trigger"):
+        engine.enable_plugin("noted", "d")
+    engine.create_trigger(database="e", name="b", plugin="noted", spec="table:x")
+    with pytest.raises(Conflict, match="of another plugin"):
+        engine.enable_plugin("suggests", "e")
+    assert [one["trigger_name"] for one in engine.triggers("e")] == ["b"]
+    Suggests.made = [
+        SuggestedTrigger(name="c", spec="table:cpu"),
+        SuggestedTrigger(name="d/e", spec="table:cpu", max_concurrency=0),
+    ]
+    engine.register(Suggests, name="badly")
+    with pytest.raises(InvalidRequest, match=r"d/e: the trigger name.*max_concurrency"):
+        engine.enable_plugin("badly", "f")
+    assert engine.triggers("f") == []  # all or none
+    for made_wrong in ("x", [1], [{"name": "a"}], None):
+        Suggests.made = made_wrong
+        with pytest.raises(PluginFailure, match="register_triggers failed"):
+            engine.register(Suggests, name="wrong")
 
 
 def test_every_hook_has_documentation_and_a_test() -> None:

@@ -14,7 +14,7 @@ from walmill.backfill import job_of
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.requests import Exchange
 from walmill.dispatch.tally import NOTHING, Tally
-from walmill.errors import InvalidRequest, WalmillError
+from walmill.errors import Conflict, InvalidRequest, WalmillError
 from walmill.install_calls import Installs
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
@@ -82,6 +82,79 @@ class Triggers(Installs):
             lambda draft: manage.create_trigger(draft, asked, spec, self._start_at, self._wal.first_sequence)
         )
         return made
+
+    def enable_plugin(
+        self,
+        name: str,
+        database: str,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        only: Sequence[str] = (),
+    ) -> dict[str, list[str]]:
+        """Creates the triggers that a plugin suggests, those that are not there yet.
+
+        Args:
+            name: Name of the plugin.
+            database: Name of the database in which they are created.
+            arguments: Arguments for all of them, in place of what the plugin suggests.
+            only: Names of those that are wanted; none for all.
+
+        Returns:
+            The names of those that were `created`, and of those that were `there` already.
+
+        Raises:
+            NotFound: If there is no such plugin.
+            InvalidRequest: If it suggests none, or something is wrong with them: then none is created.
+            Conflict: If the plugin is broken, or a name is taken by a trigger of another plugin.
+        """
+        description = self.registry.inspect(self.registry.resolve(name))
+        if description.status == "broken":
+            raise Conflict(f"the plugin {description.name!r} is broken: {description.cause}")
+        suggested = {str(one["name"]): one for one in description.suggests}
+        unknown = [one for one in only if one not in suggested]
+        if not suggested or unknown:
+            what = f"the trigger {unknown[0]!r}" if suggested else "no trigger"
+            hint = (
+                f"it suggests {', '.join(sorted(suggested))}"
+                if suggested
+                else "create one with `walmill create trigger`"
+            )
+            raise InvalidRequest(
+                f"the plugin {description.name!r} suggests {'not ' if suggested else ''}{what}; {hint}"
+            )
+        catalog = self.view().catalog
+        owned = {one.name: one for one in catalog.triggers.values() if catalog.names.get(database) == one.database_id}
+        wanted: list[NewTrigger] = []
+        there: list[str] = []
+        problems: list[str] = []
+        for one in suggested.values():
+            if only and one["name"] not in only:
+                continue
+            if one["name"] in owned:
+                if owned[one["name"]].plugin != description.name:
+                    raise Conflict(f"there is a trigger {one['name']!r} of another plugin in the database {database!r}")
+                there.append(one["name"])
+                continue
+            executor = self.default_executor if description.installed else "inline"
+            new = NewTrigger(
+                database=database,
+                name=one["name"],
+                plugin=description.name,
+                spec=one["spec"],
+                arguments={**one["arguments"], **(arguments or {})},
+                policy=one["error_policy"] or "retry",
+                max_concurrency=one["max_concurrency"],
+                methods=one["methods"],
+                executor=executor,
+            )
+            _, wrong = manage.check_new(new, description, self.executors)
+            problems += [f"{one['name']}: {problem}" for problem in wrong]
+            wanted.append(new)
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        for new in wanted:
+            self.create_trigger(new)
+        return {"created": [new.name for new in wanted], "there": there}
 
     def _start_at(self, start: str | int) -> int:
         if start == "start":

@@ -14,7 +14,16 @@ from walmill_hookspecs._markers import hookspec
 if TYPE_CHECKING:
     from walmill_hookspecs.body import AsyncBody, Body
     from walmill_hookspecs.context import BaseContext
-    from walmill_hookspecs.types import Reply, Request, RunRecord, SnapshotRecord, SqlFunction, Tick, WriteBatch
+    from walmill_hookspecs.types import (
+        Reply,
+        Request,
+        RunRecord,
+        SnapshotRecord,
+        SqlFunction,
+        SuggestedTrigger,
+        Tick,
+        WriteBatch,
+    )
 
 
 @hookspec
@@ -113,6 +122,21 @@ def register_settings() -> type:
     Since: 0.1.
     """
     return dict
+
+
+@hookspec
+def register_triggers() -> Sequence[SuggestedTrigger]:
+    """Which triggers a plugin suggests, so that who installs it need not think them up.
+
+    When: when the plugin is inspected.
+    How often: once for each of those.
+    Return value: the triggers; `walmill plugin enable NAME` creates them, and nothing creates them by itself.
+    Delivery: does not apply.
+    Runs where: in a fresh worker process that inspects the plugin.
+    May be async: no.
+    Since: 0.1.
+    """
+    raise NotImplementedError  # a specification is never called
 
 
 @hookspec

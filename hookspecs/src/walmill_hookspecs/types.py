@@ -502,3 +502,26 @@ class SqlFunction:
     arguments: Sequence[pa.DataType]
     returns: pa.DataType
     volatility: Literal["immutable", "stable", "volatile"] = "immutable"
+
+
+@frozen(kw_only=True)
+class SuggestedTrigger:
+    """A trigger that a plugin suggests, from `register_triggers`; a person creates it with `walmill plugin enable`.
+
+    Attributes:
+        name: What it is called, if nothing else is said.
+        spec: Its event, such as `table:cpu` or `every:5m`.
+        description: What it does, one sentence.
+        arguments: Arguments that differ from the settings' defaults.
+        methods: HTTP methods, for requests; None for the server's default.
+        max_concurrency: Runs at a time; None for the server's default.
+        error_policy: `retry`, `skip` or `disable`; None for the server's default.
+    """
+
+    name: str
+    spec: str
+    description: str = ""
+    arguments: Mapping[str, Any] = field(factory=dict)
+    methods: Sequence[str] | None = None
+    max_concurrency: int | None = None
+    error_policy: Literal["retry", "skip", "disable"] | None = None

@@ -13,6 +13,7 @@ from walmill_hookspecs import (
     QueryError,
     Request,
     Response,
+    SuggestedTrigger,
     TableName,
     TableNotFound,
     hookimpl,
@@ -38,6 +39,12 @@ class Chart:
 def register_settings() -> type:
     """Which arguments a trigger takes."""
     return Chart
+
+
+@hookimpl
+def register_triggers() -> list[SuggestedTrigger]:
+    """What `walmill plugin enable chart` creates."""
+    return [SuggestedTrigger(name="chart", spec="request:chart", description="pictures at /api/v3/engine/chart")]
 
 
 @hookimpl

@@ -435,6 +435,13 @@ class Client(Connection):
         """Uses an older version of a plugin again."""
         return self.object_of(self.request("POST", "/api/v3/plugins/rollback", body={"name": name}))
 
+    def enable_plugin(
+        self, name: str, database: str, arguments: Mapping[str, str], only: Sequence[str]
+    ) -> dict[str, list[str]]:
+        """Creates the triggers that a plugin suggests."""
+        body = {"name": name, "db": database, "trigger_arguments": dict(arguments), "only": list(only)}
+        return self.object_of(self.request("POST", "/api/v3/plugins/enable", body=body))
+
     def upload_plugin(self, name: str, content: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """Uploads a plugin: the text of a file, or the files of a directory."""
         kind, what = ("files", "content") if isinstance(content, str) else ("directory", "files")

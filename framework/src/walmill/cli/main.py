@@ -96,6 +96,7 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
         {
             "list": Lazy(f"{CLI}.plugin:list_plugins", "List the installed plugins."),
             "show": Lazy(f"{CLI}.plugin:show_plugin", "Show a plugin with its settings."),
+            "enable": Lazy(f"{CLI}.plugin:enable_plugin", "Create the triggers that a plugin suggests."),
             "install": Lazy(f"{CLI}.plugin_install:install_plugin", "Install a plugin in an environment of its own."),
             "outdated": Lazy(f"{CLI}.plugin_install:outdated_plugins", "List what could be upgraded."),
             "upgrade": Lazy(f"{CLI}.plugin_install:upgrade_plugin", "Install newer versions."),

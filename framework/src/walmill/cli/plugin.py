@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import format_option, server_options
+from walmill.cli.options import database_option, format_option, server_options
 from walmill.cli.output import Columns, pairs, records, say, table
 from walmill.errors import InvalidRequest
 
@@ -117,6 +117,10 @@ def _say_plugin(shown: Mapping[str, Any]) -> None:
             ("hook", f"{'async ' if hooks[name] is True else ''}{name}({', '.join(parameters.get(name, ()))})")
             for name in hooks
         ),
+        *(
+            ("suggests", f"{one['name']} ({one['spec']})" + (f": {one['description']}" if one["description"] else ""))
+            for one in shown.get("suggests") or ()
+        ),
         ("status", shown.get("status")),
         ("cause", shown.get("cause")),
         ("problem", shown.get("problem")),
@@ -126,6 +130,25 @@ def _say_plugin(shown: Mapping[str, Any]) -> None:
     say(pairs((label, value) for label, value in lines if value is not None))
     click.echo()
     say(_settings(shown.get("settings")))
+
+
+@click.command()
+@database_option()
+@click.option(
+    "--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument for all of them. May be repeated."
+)
+@click.option("--only", multiple=True, metavar="TRIGGER", help="Only this one. May be repeated.")
+@click.argument("name")
+@server_options
+def enable_plugin(*, client: Client, database: str, args: tuple[str, ...], only: tuple[str, ...], name: str) -> None:
+    """Create the triggers that the plugin NAME suggests, those that are not there yet. `show plugin` says what they are."""
+    from walmill.cli.trigger import parse_arguments
+
+    made = client.enable_plugin(name, database, parse_arguments(args), only)
+    for one in made["created"]:
+        click.echo(f"Trigger {one} created successfully")
+    for one in made["there"]:
+        click.echo(f"Trigger {one} is there already")
 
 
 def _settings(settings: Sequence[Mapping[str, Any]] | None) -> str:

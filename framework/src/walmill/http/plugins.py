@@ -72,8 +72,21 @@ def routes(site: Site) -> list[BaseRoute]:
         await site.call(partial(site.engine.remove_plugin, asked["plugin_name"], force=asked.get("force", False)))
         return Response(status_code=200)
 
+    async def enable(request: Request) -> Response:
+        asked = await fields(request, name=str, db=str, trigger_arguments=dict, only=list)
+        required(asked, "name", "db")
+        work = partial(
+            site.engine.enable_plugin,
+            asked["name"],
+            asked["db"],
+            arguments=asked.get("trigger_arguments"),
+            only=[str(one) for one in asked.get("only", ())],
+        )
+        return json_response(await site.call(work))
+
     return [
         resource(PATH, GET=show),
+        resource(f"{PATH}/enable", POST=enable),
         resource(f"{PATH}/files", POST=create_file, PUT=update_file, DELETE=remove),
         resource(f"{PATH}/directory", POST=put_directory, PUT=put_directory),
         resource(f"{PATH}/{{name}}", GET=show_one),

@@ -31,6 +31,7 @@ class PluginDescription:
         hooks: Names of the hooks that it implements, and whether each is `async def`.
         parameters: Names of the parameters that each of them takes.
         settings: Its settings, if it describes them.
+        suggests: The triggers that it suggests, as JSON types.
         status: `active`, `disabled` by the server's settings, or `broken`.
         cause: Why it is broken, in one sentence.
         summary: First line of its documentation.
@@ -51,6 +52,7 @@ class PluginDescription:
     hooks: Mapping[str, bool] = field(factory=dict)
     parameters: Mapping[str, tuple[str, ...]] = field(factory=dict)
     settings: tuple[SettingInfo, ...] | None = None
+    suggests: tuple[Mapping[str, Any], ...] = ()
     status: Status = "active"
     cause: str | None = None
     summary: str = ""
@@ -80,6 +82,7 @@ class PluginDescription:
             hooks=found.hooks,
             parameters=found.parameters,
             settings=found.settings,
+            suggests=found.triggers,
             status="active" if found.broken is None else "broken",
             cause=found.broken,
             summary=found.summary,
@@ -90,6 +93,7 @@ class PluginDescription:
         """As a dict of JSON types."""
         data = attrs.asdict(self, recurse=False)
         del data["wraps"], data["installed"]
+        data["suggests"] = [dict(one) for one in self.suggests]
         data["hash"] = data.pop("digest")
         data["hooks"] = dict(self.hooks)
         data["parameters"] = {hook: list(names) for hook, names in self.parameters.items()}

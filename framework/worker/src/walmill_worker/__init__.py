@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of what engine, zygote and workers say to each other: all three must have the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from walmill_hookspecs import SuggestedTrigger
 from walmill_hookspecs._markers import PROJECT
 from walmill_hookspecs.settings import SettingInfo, describe, is_settings
 from walmill_worker.binding import HOOKS, bind, has_wrappers, instantiate, new_manager
@@ -31,6 +33,7 @@ class Described:
         hooks: Names of the hooks that it implements, and whether each is `async def`.
         parameters: Names of the parameters that each of them takes.
         settings: Its settings, if it describes them.
+        triggers: The triggers that it suggests, as JSON types.
         broken: Why it cannot be used, in one sentence; None if it can.
         summary: First line of its documentation.
         wraps: Whether it has hook wrappers.
@@ -39,6 +42,7 @@ class Described:
     hooks: Mapping[str, bool] = field(factory=dict)
     parameters: Mapping[str, tuple[str, ...]] = field(factory=dict)
     settings: tuple[SettingInfo, ...] | None = None
+    triggers: tuple[Mapping[str, Any], ...] = ()
     broken: str | None = None
     summary: str = ""
     wraps: bool = False
@@ -49,6 +53,7 @@ class Described:
             "hooks": dict(self.hooks),
             "parameters": {hook: list(names) for hook, names in self.parameters.items()},
             "settings": None if self.settings is None else [info.to_json() for info in self.settings],
+            "triggers": [dict(one) for one in self.triggers],
             "broken": self.broken,
             "summary": self.summary,
             "wraps": self.wraps,
@@ -71,6 +76,7 @@ class Described:
                     if hook in HOOKS
                 },
                 settings=None if settings is None else tuple(SettingInfo.from_json(info) for info in settings),
+                triggers=tuple(_suggested(one) for one in data["triggers"]),
                 broken=None if data["broken"] is None else str(data["broken"]),
                 summary=str(data["summary"]),
                 wraps=bool(data["wraps"]),
@@ -181,12 +187,66 @@ def describe_loaded(loaded: object, name: str) -> Described:
             if isinstance(error, KeyboardInterrupt):
                 raise
             broken = f"register_settings failed: {cause(error)}"
+    triggers: tuple[Mapping[str, Any], ...] = ()
+    if "register_triggers" in hooks and broken is None:
+        try:
+            made = call(bind(plugin, name).hooks["register_triggers"], {})
+            triggers = tuple(_suggested(_plain_trigger(one)) for one in made)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            broken = f"register_triggers failed: {cause(error)}"
     summary = (inspect.getdoc(loaded) or "").strip().split("\n")[0]
     return Described(
         hooks=hooks,
         parameters=parameters,
         settings=settings,
+        triggers=triggers,
         broken=broken,
         summary=summary,
         wraps=wraps and has_wrappers(loaded),
     )
+
+
+def _plain_trigger(one: object) -> dict[str, Any]:
+    """A suggested trigger as plain types.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(one, SuggestedTrigger):
+        raise TypeError(f"it returned {one!r:.80}, which is no SuggestedTrigger")
+    return {
+        "name": one.name,
+        "spec": one.spec,
+        "description": one.description,
+        "arguments": dict(one.arguments),
+        "methods": None if one.methods is None else list(one.methods),
+        "max_concurrency": one.max_concurrency,
+        "error_policy": one.error_policy,
+    }
+
+
+def _suggested(data: Any) -> Mapping[str, Any]:
+    """A suggested trigger, checked: a worker may send anything.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        name, spec, description = str(data["name"]), str(data["spec"]), str(data["description"])
+        arguments = json.loads(json.dumps(dict(data["arguments"])))
+        methods = None if data["methods"] is None else [str(one) for one in data["methods"]]
+        concurrency = None if data["max_concurrency"] is None else int(data["max_concurrency"])
+        policy = None if data["error_policy"] is None else str(data["error_policy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a suggested trigger has another form: {error}") from None
+    return {
+        "name": name,
+        "spec": spec,
+        "description": description,
+        "arguments": arguments,
+        "methods": methods,
+        "max_concurrency": concurrency,
+        "error_policy": policy,
+    }
