@@ -150,7 +150,7 @@ class Engine(Queries):
             allowed=options.allowed_plugins,
             wrappers=options.wrappers,
             discover=options.discover_plugins,
-            inspector=inspect_entries,
+            inspector=self._inspect,
         )
         if options.data_dir is not None:
             self._environments = Environments(Path(options.data_dir), self._describe_there, self._free)
@@ -311,6 +311,13 @@ class Engine(Queries):
 
     def _plugins_changed(self, names: Collection[str]) -> None:
         self._mill.plugins_changed(names)
+
+    def _inspect(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
+        """What installed plugins offer: found out by the engine's own workers once it runs, which are made faster."""
+        mill = getattr(self, "_mill", None)
+        if self._processes is None or mill is None or not mill.may_wait:
+            return inspect_entries(entries)
+        return self._describe(entries)
 
     def _describe(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
         """What plugins of the plugin directory offer: found out by workers, where there are any."""

@@ -177,6 +177,11 @@ class Mill:
             if cursor is not None:
                 self.move(line.station.trigger, cursor)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the loop runs, and this thread may wait for what happens there."""
+        return self._thread.is_alive() and threading.current_thread() is not self._thread and not self._stopping
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         """Runs a coroutine on the mill's loop; a concurrent future of its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
