@@ -235,6 +235,25 @@ def test_a_directory_that_comes_later(tmp_path: Path) -> None:
         wait(lambda: engine.trigger("d", "t")["state"] == "enabled" and ask(engine) == {"version": 2})
 
 
+SLOW = "import time\ntime.sleep(0.3)\n" + REQUEST
+
+
+def test_a_change_while_a_worker_is_made_is_not_missed(opened: Callable[..., Engine], folder: Path) -> None:
+    path = folder / "slow.py"
+    path.write_text(SLOW.format(version=0))
+    engine = opened()
+    request(engine, "slow")
+    first = threading.Thread(target=ask, args=(engine,))
+    first.start()  # it has the first worker made, which takes 0.3 s
+    for version in range(1, 8):
+        path.write_text(SLOW.format(version=version))
+        time.sleep(0.1)
+    first.join()
+    wait(lambda: ask(engine) == {"version": 7})
+    time.sleep(0.5)
+    assert ask(engine) == {"version": 7}
+
+
 SAVED = """
 import time
 from walmill_hookspecs import hookimpl

@@ -118,6 +118,7 @@ def test_an_upgrade_is_used_by_the_next_run(opened: Callable[..., Engine], site:
     wait(lambda: write(engine) or state(engine, "t", "version") == "1.10")
     assert engine.look_for_plugins() == set()
     sql = "SELECT plugin_version AS v, plugin_hash AS h FROM runs WHERE hook = 'on_write' ORDER BY time"
+    wait(lambda: runs(engine, "t"))
     rows = wait(lambda: (got := engine.query(sql, database="_internal").to_pylist())[-1]["v"] == "1.10" and got)
     assert [row["v"] for row in rows] == sorted(row["v"] for row in rows)
     assert len({(row["v"], row["h"]) for row in rows}) == 2

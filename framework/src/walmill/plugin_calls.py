@@ -41,6 +41,20 @@ class Plugins(Definitions):
         self._mill.plugin_arrived(name)
         return description
 
+    def add_plugin(self, name: str, value: str) -> PluginDescription:
+        """Makes a plugin known that is not installed, by where it can be imported from, so that workers can have it as well.
+
+        Args:
+            name: By which triggers name it.
+            value: `module`, `module:Class`, `FILE.py#`, or `DIRECTORY#module:Class`.
+
+        Raises:
+            Conflict: If the name is taken.
+        """
+        description = self.registry.add(name, value)
+        self._mill.plugin_arrived(name)
+        return description
+
     def plugins(self) -> list[PluginDescription]:
         """All plugins, by name, broken ones as well."""
         return self.registry.inspect_all()

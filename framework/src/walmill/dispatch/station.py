@@ -175,6 +175,8 @@ class Station:
         self._worker: Worker | None = None
         self._old: dict[Worker, asyncio.Task[None]] = {}
         self._renewing = asyncio.Lock()
+        self._changes = 0
+        self._made_at = 0
         self._opening = asyncio.Lock()
         self.runs: dict[str, RunState] = {}
         self._seats: dict[str, Seat] = {}
@@ -288,11 +290,16 @@ class Station:
             if self._worker is not None:
                 return None
             try:
-                worker = await self._new_worker()
-                if self.retired:  # meanwhile: nobody would close it
-                    await worker.close()
-                    return Ended(end="unavailable", error="the trigger is being changed; send it again", after=1.0)
-                self._worker = worker
+                while True:
+                    made_at = self._changes
+                    worker = await self._new_worker()
+                    if self.retired:  # meanwhile: nobody would close it
+                        await worker.close()
+                        return Ended(end="unavailable", error="the trigger is being changed; send it again", after=1.0)
+                    if made_at == self._changes:
+                        break
+                    await worker.close()  # the plugin has changed meanwhile
+                self._worker, self._made_at = worker, made_at
                 self.blocked = None
             except (WalmillError, BadSettings) as error:
                 self.blocked = told(error)
@@ -331,9 +338,11 @@ class Station:
 
         One that cannot be bound any more, or does not take the trigger's arguments, blocks the trigger.
         """
+        self._changes += 1
         async with self._renewing:
-            if self._worker is None or self.retired:
-                return
+            made_at = self._changes
+            if self._worker is None or self.retired or self._made_at == made_at:
+                return  # who opens one now, or has opened one since, has it as it is
             worker = None
             try:
                 worker = await self._new_worker()
@@ -348,6 +357,7 @@ class Station:
                 await worker.close()
                 return
             old, self._worker = self._worker, worker
+            self._made_at = made_at
             if old is not None:
                 self._let_go(old)
             if self.blocked is not None:
@@ -356,6 +366,7 @@ class Station:
     def block(self, reason: str) -> None:
         """Its plugin is gone: runs under way end, and no other one begins until the trigger is looked at again."""
         self.blocked = reason
+        self._changes += 1
         old, self._worker = self._worker, None
         if old is not None:
             self._let_go(old)

@@ -52,6 +52,12 @@ class Pin:
         return " ".join([f"{self.name}=={self.version}", *(f"--hash={one}" for one in self.hashes)])
 
 
+def find_uv() -> str | None:
+    """The program uv: on the path, or beside the interpreter of this process."""
+    beside = Path(sys.executable).with_name("uv")
+    return shutil.which("uv") or (str(beside) if os.access(beside, os.X_OK) else None)
+
+
 @frozen(kw_only=True)
 class Tool:
     """Installs.
@@ -62,7 +68,7 @@ class Tool:
         own: A directory with the wheels that belong to this engine.
     """
 
-    uv: str | None = field(factory=lambda: shutil.which("uv"))
+    uv: str | None = field(factory=find_uv)
     wheels: Path | None = None
     own: Path | None = None
 

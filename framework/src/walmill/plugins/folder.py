@@ -238,7 +238,7 @@ class PluginFolder:
             if path.name.startswith((".", "_")) or path.name.endswith(".egg-info"):
                 continue
             if path.suffix == ".py" and path.is_file():
-                found[path.stem] = path
+                found.setdefault(path.stem, path)  # a directory of that name goes before it
             elif path.is_dir() and ((path / "__init__.py").is_file() or (path / "pyproject.toml").is_file()):
                 found[path.name] = path
         return found
