@@ -239,10 +239,10 @@ SLOW = "import time\ntime.sleep(0.3)\n" + REQUEST
 
 
 def test_a_change_while_a_worker_is_made_is_not_missed(opened: Callable[..., Engine], folder: Path) -> None:
-    path = folder / "slow.py"
+    path = folder / "tardy.py"
     path.write_text(SLOW.format(version=0))
     engine = opened()
-    request(engine, "slow")
+    request(engine, "tardy")
     first = threading.Thread(target=ask, args=(engine,))
     first.start()  # it has the first worker made, which takes 0.3 s
     for version in range(1, 8):
