@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.environments.conftest import Repository, project
-from tests.plugins.conftest import wait
+from tests.isolation.conftest import wait
 
 from walmill import Engine
 from walmill.dispatch.requests import Exchange
@@ -156,6 +156,66 @@ def test_the_lock_file_makes_another_machine_the_same(
     with pytest.raises(InstallFailed, match=r"(?i)hash"):
         engine.sync_plugins(nobody)
     assert not (tmp_path / "other" / "environments" / name).exists()
+
+
+def test_the_way_back_leads_to_what_was_used_before(opened: Callable[..., Engine], tmp_path: Path) -> None:
+    """A version that was taken back is not what the next way back leads to."""
+    engine = opened()
+    place = project(tmp_path / "one", "one", code=1)
+    engine.install_plugin(str(place), nobody)
+    trigger(engine, "one")
+    for code in (2, 3):
+        project(place, "one", code=code)
+        engine.upgrade_plugin("one", nobody)
+        wait(lambda code=code: ask(engine, "one")["code"] == code)
+        engine.rollback_plugin("one")
+        wait(lambda: ask(engine, "one")["code"] == 1)
+    # what a killed installation left is no version
+    (tmp_path / "data" / "environments" / "one" / "1").mkdir()
+    with pytest.raises(NotFound, match="no older version"):
+        engine.rollback_plugin("one")
+    project(place, "one", code=4)
+    engine.upgrade_plugin("one", nobody)
+    assert not (tmp_path / "data" / "environments" / "one" / "1").exists()
+
+
+def test_the_lock_file_keeps_what_is_not_installed_yet(opened: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = opened()
+    for name in ("one", "two"):
+        engine.install_plugin(str(project(tmp_path / name, name)), nobody)
+    lock = tmp_path / "data" / "walmill.lock"
+    declared = json.loads(lock.read_text())["plugins"]
+    engine = opened("other")
+    other = tmp_path / "other" / "walmill.lock"
+    other.write_text(lock.read_text())
+    project(tmp_path / "two", "two", code=2)  # it is not any more what was locked
+    with pytest.raises(InstallFailed, match="has other files than the lock file says"):
+        engine.sync_plugins(nobody)
+    assert engine.registry.names() == ["one"]
+    engine.install_plugin(str(project(tmp_path / "three", "three")), nobody)
+    found = json.loads(other.read_text())["plugins"]
+    assert {name: found[name] for name in declared} == declared
+    assert set(found) == {"one", "two", "three"}
+    project(tmp_path / "two", "two")
+    assert [made["name"] for made in engine.sync_plugins(nobody)] == ["two"]
+    other.write_text("{")
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        engine.install_plugin(str(project(tmp_path / "four", "four")), nobody)
+    assert other.read_text() == "{"
+
+
+def test_what_cannot_be_read_can_be_removed(opened: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = opened()
+    engine.install_plugin(str(project(tmp_path / "some-place", "one")), nobody)
+    assert engine.upgrade_plugin("one", nobody)["name"] == "some-place"  # by the name of its plugin as well
+    for about in (tmp_path / "data" / "environments" / "some-place").glob("*/walmill.json"):
+        about.write_text("{")
+    engine = opened()
+    assert engine.registry.names() == []
+    engine.remove_plugin("some-place")
+    assert json.loads((tmp_path / "data" / "walmill.lock").read_text())["plugins"] == {}
+    with pytest.raises(NotFound, match="there is no plugin 'some-place'"):
+        engine.remove_plugin("some-place")
 
 
 def test_a_repository_without_projects(opened: Callable[..., Engine], repository: Repository) -> None:

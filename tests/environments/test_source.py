@@ -58,6 +58,9 @@ def test_sources(text: str, kind: str, address: str, ref: str | None, subdirecto
         ("git+https://me:secret@host/a/b", "password"),
         ("git+https://host/a/b#subdirectory=../x", "leads elsewhere"),
         ("git+https://host/a/b#other=x", "not other"),
+        ("git+https://host/good/../evil/b", "leads elsewhere"),
+        ("git+https://host/good/%2e%2E/evil/b", "leads elsewhere"),
+        ("file:///srv/good/../evil", "leads elsewhere"),
         ("./here", "relative path"),
         ("/no/such/place", "nothing at"),
     ],
@@ -85,7 +88,7 @@ def test_pins() -> None:
 
 def test_a_lock_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "walmill.lock"
-    with pytest.raises(InvalidRequest, match="no lock file"):
+    with pytest.raises(FileNotFoundError):
         read_lock(path)
     full = Locked(
         source="git+file:///x",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,12 +61,3 @@ def statuses(engine: Engine) -> list[str]:
     except LookupError:
         return []
     return [str(one) for one in found.column(0).to_pylist()]
-
-
-def wait(found: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Waits until something is true, and gives it."""
-    until = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
-    return value

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.isolation.conftest import state
-from tests.plugins.conftest import COPY, REQUEST, statuses, wait
+from tests.isolation.conftest import state, wait
+from tests.plugins.conftest import COPY, REQUEST, statuses
 
 from walmill import Engine
 from walmill.dispatch.requests import Exchange

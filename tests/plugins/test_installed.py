@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.isolation.conftest import runs, state
-from tests.plugins.conftest import wait
+from tests.isolation.conftest import runs, state, wait
 
 from walmill import Engine
 from walmill.errors import InvalidRequest

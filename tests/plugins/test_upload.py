@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
-from tests.plugins.conftest import REQUEST, wait
+from tests.isolation.conftest import wait
+from tests.plugins.conftest import REQUEST
 
 from walmill import Engine, create_app
 from walmill.errors import InvalidRequest, NotFound

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -39,7 +39,7 @@ from walmill.ingest.precision import Precision
 from walmill.isolation.builtin import ExecutorHost, gather
 from walmill.isolation.inline import LoopWatch
 from walmill.isolation.inspect import inspect_entries
-from walmill.isolation.process import ProcessExecutor, Source
+from walmill.isolation.process import ProcessExecutor
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
@@ -50,7 +50,6 @@ from walmill.observe.log import get_logger
 from walmill.opening import Opening, follow
 from walmill.options import EngineOptions
 from walmill.plugins.registry import Registry
-from walmill.plugins.supply import Supply
 from walmill.query.desk import Desk
 from walmill.query.engine import QueryEngine
 from walmill.query_calls import PLUGIN, Queries
@@ -70,7 +69,6 @@ from walmill.wal.segment import Segment
 from walmill.writer import Writer, WriteResult
 from walmill_hookspecs.context import WriteData
 from walmill_worker.capture import Capture
-from walmill_worker.describe import Described
 
 if TYPE_CHECKING:
     pass
@@ -286,46 +284,6 @@ class Engine(Queries):
             self._ensure_operator_token()
         self.ready = True
 
-    def _new_supply(self) -> Supply:
-        root = self.options.data_dir
-        if root is None and self.options.plugin_dir is not None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="walmill-code-")
-        shelf = Path(self._temporary.name if self._temporary is not None else root or ".", "plugin-code")
-        return Supply(
-            self.registry,
-            self.options.plugin_dir,
-            shelf,
-            self._describe,
-            self._plugins_changed,
-            installed=self.options.discover_plugins,
-        )
-
-    def _describe_there(self, plugin: str, value: str, python: str) -> Described:
-        """What a plugin of an environment offers: found out by a worker there."""
-        if self._processes is None:
-            raise InvalidRequest(
-                "this machine cannot run hooks in other processes, and an environment of its own needs that"
-            )
-        described: Described = self._mill.run(self._processes.describe(plugin, value, python)).result()
-        return described
-
-    def _plugins_changed(self, names: Collection[str]) -> None:
-        self._mill.plugins_changed(names)
-
-    def _inspect(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
-        """What installed plugins offer: found out by the engine's own workers once it runs, which are made faster."""
-        mill = getattr(self, "_mill", None)
-        if self._processes is None or mill is None or not mill.may_wait:
-            return inspect_entries(entries)
-        return self._describe(entries)
-
-    def _describe(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
-        """What plugins of the plugin directory offer: found out by workers, where there are any."""
-        if self._processes is None:
-            return {name: self.registry.describe_here(name, value) for name, value in entries}
-        asked = [(name, self._mill.run(self._processes.describe(name, value))) for name, value in entries]
-        return {name: found.result() for name, found in asked}
-
     def _load(self) -> Loaded | None:
         """What the newest manifest says; None if there is no object store."""
         if self._store is None:
@@ -409,19 +367,6 @@ class Engine(Queries):
         token = self.create_token("_operator")
         path = write_token_file(Path(self.options.data_dir), token)
         log.info("the first start made an operator token; the local command line finds it", file=str(path))
-
-    def _source(self, plugin: str) -> Source:
-        """Where a worker finds a plugin."""
-        value, wrappers = self.registry.entry(plugin)
-        settings = self.registry.inspect(plugin).settings or ()
-        known = self.registry.peek(plugin)
-        return Source(
-            value=value,
-            wrappers=wrappers,
-            settings=settings,
-            code=self.registry.code(plugin),
-            python=None if known is None else known.python,
-        )
 
     # ---- reading
 

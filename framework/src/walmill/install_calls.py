@@ -11,20 +11,16 @@ from walmill.environments.source import PluginSource, parse_source, requirement_
 from walmill.environments.tool import Say, Tool
 from walmill.environments.wheels import same_name
 from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from walmill.options import EngineOptions
 from walmill.plugin_calls import Plugins
 from walmill.plugins.description import PluginDescription
 from walmill_worker.describe import Described
 
+_PREFIX = "environment "
+
 
 class Installs(Plugins):
-    """Plugins with environments of their own.
+    """Plugins with environments of their own."""
 
-    Attributes:
-        options: How the engine works.
-    """
-
-    options: EngineOptions
     _environments: Environments | None
 
     def _house(self) -> Environments:
@@ -89,7 +85,7 @@ class Installs(Plugins):
         return changed
 
     def _location(self, name: str) -> str:
-        return f"environment {name}"
+        return f"{_PREFIX}{name}"
 
     def _of(self, environment: str) -> set[str]:
         names = self.registry.names()
@@ -141,7 +137,7 @@ class Installs(Plugins):
             NotFound: If there is no such environment.
             InstallFailed: If it cannot be installed; what is there stays in use.
         """
-        house = self._house()
+        house, name = self._house(), self._environment_of(name)
         self._allow(parse_source(house.current(name).locked.source))
         made, changed = house.upgrade(name, say, wheels=_directory(wheels))
         if changed:
@@ -154,7 +150,7 @@ class Installs(Plugins):
         Raises:
             NotFound: If there is none.
         """
-        made = self._house().rollback(name)
+        made = self._house().rollback(self._environment_of(name))
         self._plugins_changed(self._adopt(made))
         return _told(made)
 
@@ -170,12 +166,17 @@ class Installs(Plugins):
             InstallFailed: If something cannot be installed as it was.
         """
         house = self._house()
-        for declared in house.declared().values():
-            self._allow(parse_source(declared.source))
-        made = house.sync(say, wheels=_directory(wheels))
-        for one in made:
-            self._plugins_changed(self._adopt(one))
-        return [_told(one) for one in made]
+        try:
+            declared = house.declared()
+        except FileNotFoundError as error:
+            raise InvalidRequest(f"there is no lock file {error.filename}") from None
+        for one in declared.values():
+            self._allow(parse_source(one.source))
+        told = []
+        for made in house.sync(say, wheels=_directory(wheels)):
+            self._plugins_changed(self._adopt(made))
+            told.append(_told(made))
+        return told
 
     def install_packages(self, requirements: Collection[str], say: Say, *, wheels: str | None = None) -> None:
         """Installs packages into the server's own environment, for plugins that are files; see `install_plugin`.
@@ -188,13 +189,10 @@ class Installs(Plugins):
         Tool(wheels=_directory(wheels)).install_here(list(requirements), say)
         self.look_for_plugins()
 
-    def _remove_environment(self, description: PluginDescription) -> None:
-        name = description.location.removeprefix("environment ")
-        names = self._of(name)
-        self._house().remove(name)
-        for one in names:
-            self.registry.discard(one, self._location(name))
-        self._plugins_changed(names)
+    def _environment_of(self, name: str) -> str:
+        """The name of an environment, given that, or one of its plugins."""
+        known = self.registry.peek(name)
+        return name if known is None or known.environment is None else known.location.removeprefix(_PREFIX)
 
     def remove_plugin(self, name: str, *, force: bool = False) -> None:
         """Removes a plugin from the plugin directory, or an environment with all its plugins.
@@ -208,15 +206,17 @@ class Installs(Plugins):
             InvalidRequest: If it is installed in the server's environment.
             Conflict: If triggers use it, and `force` is not given.
         """
-        if self.registry.peek(name) is None and self._environments is not None and name in self._environments.names():
-            name = next(iter(sorted(self._of(name))), name)
-        description = self.registry.inspect(name)
-        if description.environment is None:
+        environment = self._environment_of(name)
+        if self._environments is None or environment not in self._environments.names():
             super().remove_plugin(name, force=force)
             return
-        for one in sorted(self._of(description.location.removeprefix("environment "))):
+        plugins = self._of(environment)
+        for one in sorted(plugins):
             self.refuse_used(one, force=force)
-        self._remove_environment(description)
+        self._environments.remove(environment)
+        for one in plugins:
+            self.registry.discard(one, self._location(environment))
+        self._plugins_changed(plugins)
 
 
 def _is_below(address: str, prefix: str) -> bool:

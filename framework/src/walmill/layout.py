@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from walmill.errors import DataCorruption, Unavailable
+from walmill.fs.whole import sync_directory, write_whole
 
 FORMAT = 1
 """The format that this engine writes. Format 0 has no file that says so, and no objects: only a log."""
@@ -75,28 +75,14 @@ def set_restoring(root: Path, backup: Any) -> None:
         return
     try:
         (root / RESTORING).unlink()
-        _sync_directory(root)
+        sync_directory(root)
     except OSError as error:
         raise Unavailable(f"{root / RESTORING} cannot be removed: {error.strerror or error}") from None
 
 
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def _write(path: Path, text: str) -> None:
-    aside = path.with_suffix(".new")
     try:
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync_directory(path.parent)
+        write_whole(path, text)
     except OSError as error:
         raise Unavailable(
             f"{path} cannot be written ({error.strerror or error}); give the directory space and write permission"

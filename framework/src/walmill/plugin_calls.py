@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,15 @@ from typing import Any
 from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
 from walmill.errors import Conflict, InvalidRequest, NotFound, Unavailable, described
+from walmill.isolation.inspect import describe_all, inspect_entries
+from walmill.isolation.process import ProcessExecutor, Source
+from walmill.options import EngineOptions
 from walmill.plugins import upload
 from walmill.plugins.description import PACKAGE, PluginDescription
 from walmill.plugins.folder import PluginFolder
 from walmill.plugins.registry import Registry
 from walmill.plugins.supply import Supply
+from walmill_worker.describe import Described
 
 
 class Plugins(Definitions):
@@ -22,11 +26,15 @@ class Plugins(Definitions):
 
     Attributes:
         registry: The plugins.
+        options: How the engine works.
     """
 
     registry: Registry
+    options: EngineOptions
     _mill: Mill
     _supply: Supply
+    _processes: ProcessExecutor | None
+    _temporary: tempfile.TemporaryDirectory[str] | None
 
     def register(self, plugin: object, *, name: str) -> PluginDescription:
         """Registers an object as a plugin: a host application's own, a test's, a notebook's.
@@ -38,7 +46,7 @@ class Plugins(Definitions):
             PluginFailure: If its hooks do not fit.
         """
         description = self.registry.register(plugin, name=name)
-        self._mill.plugin_arrived(name)
+        self._plugins_changed({name})
         return description
 
     def add_plugin(self, name: str, value: str) -> PluginDescription:
@@ -52,7 +60,7 @@ class Plugins(Definitions):
             Conflict: If the name is taken.
         """
         description = self.registry.add(name, value)
-        self._mill.plugin_arrived(name)
+        self._plugins_changed({name})
         return description
 
     def plugins(self) -> list[PluginDescription]:
@@ -189,10 +197,6 @@ class Plugins(Definitions):
                 "they are paused until it is there again"
             )
 
-    @abstractmethod
-    def _plugins_changed(self, names: Collection[str]) -> None:
-        """Has triggers use plugins as they are now; from any thread."""
-
     def remove_plugin(self, name: str, *, force: bool = False) -> None:
         """Removes a plugin from the plugin directory.
 
@@ -220,3 +224,58 @@ class Plugins(Definitions):
         except OSError as error:
             raise Unavailable(f"{description.location} cannot be removed: {described(error)}") from None
         folder.look()
+
+    # ---- how they are found out and found
+
+    def _new_supply(self) -> Supply:
+        root = self.options.data_dir
+        if root is None and self.options.plugin_dir is not None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="walmill-code-")
+        shelf = Path(self._temporary.name if self._temporary is not None else root or ".", "plugin-code")
+        return Supply(
+            self.registry,
+            self.options.plugin_dir,
+            shelf,
+            self._describe,
+            self._plugins_changed,
+            installed=self.options.discover_plugins,
+        )
+
+    def _inspect(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
+        """What installed plugins offer: found out by the engine's own workers once it runs, which are made faster."""
+        mill = getattr(self, "_mill", None)
+        if self._processes is None or mill is None or not mill.may_wait:
+            return inspect_entries(entries)
+        return self._describe(entries)
+
+    def _describe(self, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
+        """What plugins of the plugin directory offer: found out by workers, where there are any."""
+        if self._processes is None:
+            return {name: self.registry.describe_here(name, value) for name, value in entries}
+        made: Mapping[str, Described] = self._mill.run(describe_all(self._processes, entries)).result()
+        return made
+
+    def _describe_there(self, plugin: str, value: str, python: str) -> Described:
+        """What a plugin of an environment offers: found out by a worker there."""
+        if self._processes is None:
+            raise InvalidRequest(
+                "this machine cannot run hooks in other processes, and an environment of its own needs that"
+            )
+        described: Described = self._mill.run(self._processes.describe(plugin, value, python)).result()
+        return described
+
+    def _plugins_changed(self, names: Collection[str]) -> None:
+        self._mill.plugins_changed(names)
+
+    def _source(self, plugin: str) -> Source:
+        """Where a worker finds a plugin."""
+        value, wrappers = self.registry.entry(plugin)
+        settings = self.registry.inspect(plugin).settings or ()
+        known = self.registry.peek(plugin)
+        return Source(
+            value=value,
+            wrappers=wrappers,
+            settings=settings,
+            code=self.registry.code(plugin),
+            python=None if known is None else known.python,
+        )

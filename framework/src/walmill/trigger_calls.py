@@ -23,6 +23,7 @@ from walmill.store.view import View
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
 from walmill.triggers.shown import show
+from walmill.triggers.spec import Spec
 from walmill.units import parse_time
 from walmill.wal.log import Log
 from walmill_worker.replies import Answer
@@ -70,18 +71,21 @@ class Triggers(Installs):
             NotFound: If the plugin is not installed.
             Conflict: If the plugin is broken, or the name, or the path of a request trigger, is taken.
         """
-        asked = new if new is not None else NewTrigger(**members)
-        description = self.registry.inspect(self.registry.resolve(asked.plugin))
-        asked = evolve(asked, plugin=description.name)
-        if asked.executor is None:
-            asked = evolve(asked, executor=self.default_executor if description.installed else "inline")
-        spec, problems = manage.check_new(asked, description, self.executors)
+        asked, spec, problems = self._checked(new if new is not None else NewTrigger(**members))
         if problems:
             raise InvalidRequest("; ".join(problems))
         made: Trigger = self.define(
             lambda draft: manage.create_trigger(draft, asked, spec, self._start_at, self._wal.first_sequence)
         )
         return made
+
+    def _checked(self, asked: NewTrigger) -> tuple[NewTrigger, Spec, list[str]]:
+        """What is asked for, with the name and the executor that are meant; its event; and all problems of it."""
+        description = self.registry.inspect(self.registry.resolve(asked.plugin))
+        asked = evolve(asked, plugin=description.name)
+        if asked.executor is None:
+            asked = evolve(asked, executor=self.default_executor if description.installed else "inline")
+        return asked, *manage.check_new(asked, description, self.executors)
 
     def enable_plugin(
         self,
@@ -135,7 +139,6 @@ class Triggers(Installs):
                     raise Conflict(f"there is a trigger {one['name']!r} of another plugin in the database {database!r}")
                 there.append(one["name"])
                 continue
-            executor = self.default_executor if description.installed else "inline"
             new = NewTrigger(
                 database=database,
                 name=one["name"],
@@ -145,9 +148,8 @@ class Triggers(Installs):
                 policy=one["error_policy"] or "retry",
                 max_concurrency=one["max_concurrency"],
                 methods=one["methods"],
-                executor=executor,
             )
-            _, wrong = manage.check_new(new, description, self.executors)
+            _, _, wrong = self._checked(new)
             problems += [f"{one['name']}: {problem}" for problem in wrong]
             wanted.append(new)
         if problems:

@@ -105,6 +105,8 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
             "upload": Lazy(f"{CLI}.plugin_files:upload_plugin", "Upload a plugin into the server's plugin directory."),
             "remove": Lazy(f"{CLI}.plugin_files:remove_plugin", "Remove a plugin from the server."),
             "new": Lazy(f"{CLI}.plugin:new_plugin", "Start a plugin package from the template."),
+            "dev": Lazy(f"{CLI}.rehearse:dev", "Run a plugin each time that it is saved."),
+            "check": Lazy(f"{CLI}.plugin_check:check_plugin", "Try a plugin with contract tests."),
             "test": Lazy(f"{CLI}.main:plugin_test", "Run a plugin once, and keep nothing of it."),
         },
     ),

@@ -46,6 +46,7 @@ def _common(command: F) -> F:
         click.option("--memory", metavar="SIZE|none", help="Memory that it may use."),
         click.option("--local", is_flag=True, help="Run an installed plugin here, not in the server."),
         click.option("--ask-server", is_flag=True, help="Run it here; its queries are answered by the server."),
+        click.option("--watch", is_flag=True, help="Run a file or a directory again each time that it is saved."),
         click.option(
             "--data",
             "data",
@@ -147,9 +148,65 @@ def test_request(
     return _run("request", client, members, common)
 
 
+dev = click.Command(
+    "dev",
+    params=test_write.params,
+    callback=lambda **given: test_write.callback(**_for_dev(given)),  # type: ignore[misc] # it has one
+    help=(
+        "Run on_write of PLUGIN, a file or a directory, each time that it is saved: on the rows that are given, or on the next "
+        "ones that are written to the server. Nothing is kept."
+    ),
+)
+
+
+def _for_dev(given: dict[str, Any]) -> dict[str, Any]:
+    if not any(given[name] for name in ("rows", "lp", "query", "live")):
+        given = {**given, "live": "1d"}
+    return {**given, "watch": True}
+
+
+def _watched(place: str, once: Callable[[], int]) -> int:
+    """Runs something now, and each time that a file or a directory is saved, until the user has enough."""
+    from watchfiles import watch
+
+    from walmill.errors import WalmillError
+    from walmill.plugins.content import Signature, paths_of, signature_of
+
+    path = Path(place.partition("#")[0])
+
+    def look() -> Signature | None:
+        try:
+            return signature_of(paths_of(path))
+        except OSError:  # editors take files away for a moment
+            return None
+
+    def attempt() -> Signature | None:
+        seen = look()  # before, so that what is saved meanwhile is not missed
+        try:
+            once()
+        except WalmillError as error:  # it is being written, and will be better
+            click.echo(f"Error: {clean(error.message)}", err=True)
+        click.echo(f"--- {path} is watched; Ctrl-C ends it", err=True)
+        return seen
+
+    with contextlib.suppress(KeyboardInterrupt):
+        seen = attempt()
+        for _ in watch(path, debounce=200, step=30, rust_timeout=500, yield_on_timeout=True, raise_interrupt=True):
+            now = look()
+            if now is not None and now != seen:
+                click.echo(f"--- {path} was saved", err=True)
+                seen = attempt()
+    return 0
+
+
 def _run(kind: Any, client: Client, members: Mapping[str, Any], common: dict[str, Any]) -> int:
     from walmill.plugins.places import is_place
 
+    if common.pop("watch"):
+        plugin = common["plugin"]
+        if plugin is None or not is_place(plugin):
+            raise click.UsageError("--watch is for a PLUGIN that is a file or a directory; name one")
+        return _watched(plugin, lambda: _run(kind, client, members, {**common, "watch": False}))
     plugin, output_format = common.pop("plugin"), common.pop("output_format")
     local, ask, data = common.pop("local"), common.pop("ask_server"), common.pop("data")
     fields = {

@@ -24,6 +24,7 @@ from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.station import Station, StationHost
 from walmill.dispatch.subscriptions import Subscriptions, Triggers
 from walmill.dispatch.tally import Tally
+from walmill.dispatch.waiting import Waiting, hindrance
 from walmill.dispatch.writes import WriteLine
 from walmill.errors import NotFound, Unavailable, WalmillError, described
 from walmill.isolation.base import Executor, Gate
@@ -32,7 +33,6 @@ from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
-from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.store.commit import Commit
 from walmill.store.committer import Committer, Published
@@ -40,7 +40,7 @@ from walmill.store.draft import Draft
 from walmill.store.submission import Define, Flush, Submission, Ticket
 from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger, pause_trigger
-from walmill.triggers.spec import Spec, parse_spec
+from walmill.triggers.spec import parse_spec
 from walmill.wal.log import Log
 from walmill_worker.binding import Binding
 from walmill_worker.calling import call
@@ -58,8 +58,6 @@ CURRENT_SECONDS = 1.0
 """A change of definitions is answered after so long even if a hook blocks the loop."""
 LEFT_BEHIND_SECONDS = 2.0
 """What cancelling runs and closing plugins may take when the time of a shutdown is over."""
-REVIVE_SECONDS = 5.0
-"""At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
 log = get_logger("walmill.mill")
 Ask = Callable[[View, str, str, Mapping[str, Any] | None], Any]
@@ -120,8 +118,7 @@ class Mill:
         self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, BatchSource] = {}
         self._matched: dict[int, list[tuple[int, Item]]] = {}
-        self._revival: asyncio.TimerHandle | None = None
-        self._patience = 0.0
+        self._waiting = Waiting(self, registry, pool)
         self._held: tuple[int, list[Gate]] | None = None
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
@@ -281,9 +278,7 @@ class Mill:
         """Has the cursors that moved written now: one frame for all that ask in the same round of the loop."""
         self._saves.append(failed)
         if len(self._saves) == 1:
-            task = self.loop.create_task(self._save())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self.keep(self._save())
 
     async def _save(self) -> None:
         asking, self._saves = self._saves, []
@@ -428,82 +423,38 @@ class Mill:
         self._on_routes([desk.station.trigger for desk in self._desks.values()], view)
         self._schedules.arm()
 
-    def plugin_arrived(self, name: str) -> None:
-        """From any thread: a plugin was registered; triggers that wait for it go on."""
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self._arrived, (name,))
-            self._pool.submit(self._find_watchers)
-
     def plugins_changed(self, names: Collection[str]) -> None:
-        """From any thread: plugins have changed, come or gone. Runs under way end with what they began with."""
+        """From any thread: plugins were registered, or have changed, come or gone. Runs under way end as they began."""
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self._changed_plugins, frozenset(names))
-
-    def _changed_plugins(self, names: Collection[str]) -> None:
-        for station in list(self._stations.values()):
-            plugin = station.trigger.plugin
-            if plugin not in names or self._stopping:
-                continue
-            known = self._registry.peek(plugin)
-            if known is None:
-                log.error("a trigger is paused: its plugin is gone", trigger=station.trigger.name, plugin=plugin)
-                station.block(f"the plugin {plugin!r} is gone; the trigger goes on when it is there again")
-            elif station.blocked is None:
-                task = self.loop.create_task(station.renew())
-                self._retiring.add(task)
-                task.add_done_callback(self._retiring.discard)
-        self._arrived(names)
-        self._pool.submit(self._find_watchers)
-
-    def _arrived(self, names: Collection[str]) -> None:
-        """Starts triggers anew that were blocked, if one of these plugins is theirs and is there."""
-        self._patience = 0.0
-        ready = [
-            station
-            for station in self._stations.values()
-            if station.blocked is not None
-            and station.trigger.plugin in names
-            and (known := self._registry.peek(station.trigger.plugin)) is not None
-            and known.status == "active"
-        ]
-        for station in ready:
-            self._retire(station, "its plugin is here now")
-        if ready:
-            self._refresh(self._view)
-        if any(station.blocked is not None for station in self._stations.values()):
-            self._revive()
+                self.loop.call_soon_threadsafe(self._waiting.changed, frozenset(names))
+                self._pool.submit(self._find_watchers)
 
     def blocked(self) -> None:
-        """A trigger cannot run because its plugin cannot be bound; it is looked at again soon, and then less often."""
-        if self._revival is None and not self._stopping:
-            self._revival = self.loop.call_later(0.05 + self._patience, self._revive)
-            self._patience = min(REVIVE_SECONDS, 2 * self._patience + 0.05)
+        """A trigger cannot run because its plugin cannot be bound."""
+        self._waiting.blocked()
 
-    def _revive(self) -> None:
-        """Starts triggers anew that were blocked and whose plugin can be bound now."""
-        if self._revival is not None:
-            self._revival.cancel()
-            self._revival = None
-        task = self.loop.create_task(self._look_again())
+    @property
+    def stations(self) -> Collection[Station]:
+        """See `WaitingHost`."""
+        return self._stations.values()
+
+    @property
+    def stopping(self) -> bool:
+        """See `WaitingHost`."""
+        return self._stopping
+
+    def start_anew(self, stations: Collection[Station]) -> None:
+        """See `WaitingHost`."""
+        for station in stations:
+            self._retire(station, "its plugin is here now")
+        self._refresh(self._view)
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Runs something that the end of the mill waits for; on the loop."""
+        task = self.loop.create_task(coroutine)
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-    async def _look_again(self) -> None:
-        waiting = [station for station in self._stations.values() if station.blocked is not None]
-        names = {station.trigger.plugin for station in waiting}
-        usable = await self.loop.run_in_executor(
-            self._pool, lambda: {name for name in names if self._registry.usable(name)}
-        )
-        ready = [station for station in waiting if station.trigger.plugin in usable and not station.retired]
-        if self._stopping:
-            return
-        for station in ready:
-            self._retire(station, "its plugin is here now")
-        if ready:
-            self._refresh(self._view)
-        if len(ready) < len(waiting):
-            self.blocked()
 
     def station(self, trigger: Trigger, database: str, host: StationHost, *, dry: bool = False) -> Station:
         """What performs the runs of a trigger; from any thread.
@@ -531,7 +482,7 @@ class Mill:
     def _open(self, trigger: Trigger, view: View) -> None:
         station = self.station(trigger, view.catalog.databases[trigger.database_id].name, self)
         spec = station.spec
-        station.blocked = _hindrance(self._registry.peek(trigger.plugin), trigger, spec)
+        station.blocked = hindrance(self._registry.peek(trigger.plugin), trigger, spec)
         self._stations[trigger.id] = station
         cursor = view.cursors.get(trigger.id) or Cursor()
         if spec.kind == "write":
@@ -546,7 +497,7 @@ class Mill:
 
     def _retire(self, station: Station, reason: str) -> None:
         number = station.trigger.id
-        station.retired = True
+        station.retire()
         self._stations.pop(number, None)
         line = self._lines.pop(number, None)
         if line is not None:
@@ -555,9 +506,7 @@ class Mill:
         assert self._schedules is not None
         self._schedules.remove(number)
         station.cancel(reason)
-        task = self.loop.create_task(station.close())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self.keep(station.close())
 
     # ---- requests, runs by hand, what is asked about triggers
 
@@ -629,14 +578,13 @@ class Mill:
 
     async def _stop(self, timeout: float) -> bool:
         self._stopping = True
-        if self._revival is not None:
-            self._revival.cancel()
+        self._waiting.stop()
         assert self._schedules is not None
         self._schedules.stop()
         for line in self._lines.values():
             line.stop()
         for station in self._stations.values():
-            station.retired = True
+            station.retire()
             station.stop_soon()
         until = self.loop.time() + timeout
         clean = await self._drain(until)
@@ -662,14 +610,3 @@ class Mill:
             if left <= 0:
                 return False
             await asyncio.wait(tasks, timeout=left)
-
-
-def _hindrance(plugin: PluginDescription | None, trigger: Trigger, spec: Spec) -> str | None:
-    """What keeps a trigger's plugin from being used, as far as that is known without looking at it; None if nothing does."""
-    if plugin is None:
-        return f"there is no plugin {trigger.plugin!r}; the trigger goes on when it is there"
-    if plugin.status == "disabled":
-        return f"the plugin {trigger.plugin!r} is disabled by the server's settings"
-    if plugin.hooks and spec.hook not in plugin.hooks:
-        return f"the plugin {trigger.plugin!r} lacks the hook {spec.hook} by now"
-    return "; ".join(plugin.check_arguments(trigger.arguments)) or None

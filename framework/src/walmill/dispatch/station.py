@@ -16,6 +16,7 @@ from attrs import define, evolve, field
 
 from walmill.cache.state import Wish
 from walmill.context.local import Limits, RunHost, RunState
+from walmill.dispatch.bench import Bench
 from walmill.dispatch.history import RunRow
 from walmill.dispatch.verdict import judge
 from walmill.errors import Conflict, PluginFailure, Unavailable, WalmillError, described, told
@@ -172,27 +173,47 @@ class Station:
         self._host = host
         self._executor = executor
         self._limits = limits
-        self._worker: Worker | None = None
-        self._old: dict[Worker, asyncio.Task[None]] = {}
-        self._renewing = asyncio.Lock()
-        self._changes = 0
-        self._made_at = 0
-        self._opening = asyncio.Lock()
+        self._bench = Bench(self._new_worker, host.blocked, trigger.name)
+        self._starting = asyncio.Lock()
         self.runs: dict[str, RunState] = {}
         self._seats: dict[str, Seat] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.blocked: str | None = None
-        self.retired = False
 
     @property
     def worker(self) -> Worker | None:
         """The worker, once it was opened."""
-        return self._worker
+        return self._bench.worker
+
+    @property
+    def blocked(self) -> str | None:
+        """Why its plugin cannot be used; None if nothing is known to be in the way."""
+        return self._bench.blocked
+
+    @blocked.setter
+    def blocked(self, reason: str | None) -> None:
+        self._bench.blocked = reason
+
+    @property
+    def retired(self) -> bool:
+        """Whether the trigger is not this station's any more."""
+        return self._bench.retired
 
     @property
     def ready(self) -> bool:
         """Whether its worker is open and started, so that a run can begin without waiting."""
-        return self._worker is not None and self._worker.ready and not self.retired
+        return self.worker is not None and self.worker.ready and not self.retired
+
+    def retire(self) -> None:
+        """The trigger is not its own any more: another one has it, or nobody."""
+        self._bench.retired = True
+
+    async def renew(self) -> None:
+        """Its plugin has changed; see `Bench.renew`."""
+        await self._bench.renew()
+
+    def block(self, reason: str) -> None:
+        """Its plugin is gone; see `Bench.block`."""
+        self._bench.block(reason)
 
     async def perform(self, event: Event, gate: Gate | None = None, view: View | None = None) -> Ended:
         """Runs a hook and commits its effect. Never raises what the plugin raised.
@@ -202,13 +223,12 @@ class Station:
             gate: Opens when the event is durable; None if it is.
             view: The view of the run; the newest if None.
         """
-        worker = self._worker
+        worker = self.worker
         if worker is None:
-            failure = await self._open()
-            if failure is not None:
-                self._record(event, failure, None, Called())
-                return failure
-            worker = self._worker
+            problem = await self._bench.open()
+            if problem is not None:
+                return self._not_opened(event, problem)
+            worker = self.worker
             assert worker is not None
         try:
             seat = await worker.take()
@@ -284,32 +304,14 @@ class Station:
         self._record(event, ended, None, Called())
         return ended
 
-    async def _open(self) -> Ended | None:
-        """Binds the plugin, once; None if that went well."""
-        async with self._opening:
-            if self._worker is not None:
-                return None
-            try:
-                while True:
-                    made_at = self._changes
-                    worker = await self._new_worker()
-                    if self.retired:  # meanwhile: nobody would close it
-                        await worker.close()
-                        return Ended(end="unavailable", error="the trigger is being changed; send it again", after=1.0)
-                    if made_at == self._changes:
-                        break
-                    await worker.close()  # the plugin has changed meanwhile
-                self._worker, self._made_at = worker, made_at
-                self.blocked = None
-            except (WalmillError, BadSettings) as error:
-                self.blocked = told(error)
-                self._host.blocked()
-                return Ended(end="failed", error=described(error), exception=error)
-            except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
-                self.blocked = described(error)
-                self._host.blocked()
-                return Ended(end="failed", error=self.blocked, exception=error)
-        return None
+    def _not_opened(self, event: Event, error: Exception) -> Ended:
+        """There is no worker."""
+        if self.retired and isinstance(error, Unavailable):
+            ended = Ended(end="unavailable", error=error.message, after=float(error.retry_after), exception=error)
+        else:
+            ended = Ended(end="failed", error=described(error), exception=error)
+        self._record(event, ended, None, Called())
+        return ended
 
     async def _new_worker(self) -> Worker:
         """Binds the plugin as it is now.
@@ -333,53 +335,9 @@ class Station:
             raise PluginFailure(f"the plugin {self.trigger.plugin!r} lacks the hook {self.spec.hook} by now")
         return worker
 
-    async def renew(self) -> None:
-        """The plugin has changed: the next run has what it is now, and runs under way end with what they began with.
-
-        One that cannot be bound any more, or does not take the trigger's arguments, blocks the trigger.
-        """
-        self._changes += 1
-        async with self._renewing:
-            made_at = self._changes
-            if self._worker is None or self.retired or self._made_at == made_at:
-                return  # who opens one now, or has opened one since, has it as it is
-            worker = None
-            try:
-                worker = await self._new_worker()
-                self.blocked = None
-            except Unavailable as error:  # nothing is wrong with the plugin: the next event looks for a place again
-                log.warning("a worker could not be made", trigger=self.trigger.name, error=error.message)
-            except (WalmillError, BadSettings) as error:
-                self.blocked = told(error)
-            except Exception as error:  # noqa: BLE001 - a plugin's constructor may raise anything
-                self.blocked = described(error)
-            if self.retired and worker is not None:
-                await worker.close()
-                return
-            old, self._worker = self._worker, worker
-            self._made_at = made_at
-            if old is not None:
-                self._let_go(old)
-            if self.blocked is not None:
-                self._host.blocked()
-
-    def block(self, reason: str) -> None:
-        """Its plugin is gone: runs under way end, and no other one begins until the trigger is looked at again."""
-        self.blocked = reason
-        self._changes += 1
-        old, self._worker = self._worker, None
-        if old is not None:
-            self._let_go(old)
-        self._host.blocked()
-
-    def _let_go(self, worker: Worker) -> None:
-        task = asyncio.get_running_loop().create_task(worker.drain())
-        self._old[worker] = task
-        task.add_done_callback(lambda _: self._old.pop(worker, None))
-
     async def _start(self, seat: Seat, worker: Worker) -> Ended | None:
         """Calls `on_startup` where it was not called yet; None if all went well."""
-        async with self._opening:  # an inline worker is one place for all runs
+        async with self._starting:  # an inline worker is one place for all runs
             if not seat.started and "on_startup" in worker.hooks:
                 ended = await self._run(self._turn("on_startup"), seat, worker)
                 if ended.end != "ok":
@@ -536,7 +494,7 @@ class Station:
     ) -> None:
         status = _STATUS[ended.end]
         if code is None:  # it has not begun
-            code = (None, None) if self._worker is None else self._worker.code
+            code = (None, None) if self.worker is None else self.worker.code
         begun = self._host.now_ns() if state is None else state.now
         row = RunRow(
             self.database,
@@ -598,13 +556,7 @@ class Station:
 
     async def close(self) -> None:
         """Calls `on_shutdown` where the trigger had started and nothing runs, and lets go of the worker."""
-        worker, self._worker = self._worker, None
-        old = list(self._old)
-        for task in self._old.values():
-            task.cancel()
-        for one in (*old, worker):
-            if one is not None:
-                await one.close()
+        await self._bench.close()
 
     def key(self, suffix: str) -> str:
         """A key for runs of this trigger."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from attrs import frozen
 
 from walmill.environments.contents import installed_content, plain_plugins, requirements_of
 from walmill.environments.git import Commit, Repository
-from walmill.environments.lock import LOCK, Locked, read_lock, write_lock, write_whole
+from walmill.environments.lock import LOCK, Locked, read_lock, write_lock
 from walmill.environments.source import PluginSource, parse_source, requirement_name
 from walmill.environments.tool import InstallFailed, Pin, Say, Tool
 from walmill.environments.wheels import OWN, own_wheels, same_name
 from walmill.errors import Conflict, InvalidRequest, NotFound
+from walmill.fs.whole import write_whole
 from walmill.observe.log import get_logger
 from walmill.plugins.content import digest_of, paths_of
 from walmill_hookspecs._markers import PROJECT
@@ -109,12 +110,9 @@ class Environments:
         Raises:
             NotFound: If there is none.
         """
-        try:
-            generation = (self._root / name / _CURRENT).read_text("utf-8").strip()
-        except (OSError, ValueError):
-            raise NotFound(
-                f"there is no environment {name!r}; there are: {', '.join(self.names()) or 'none'}"
-            ) from None
+        generation = self._used(name)
+        if generation is None:
+            raise NotFound(f"there is no environment {name!r}; there are: {', '.join(self.names()) or 'none'}")
         return self._read(name, self._root / name / generation)
 
     def _read(self, name: str, place: Path) -> Environment:
@@ -145,14 +143,13 @@ class Environments:
 
     # ---- changes
 
-    def install(self, text: str, say: Say, *, wheels: Path | None = None, upgrade: bool = False) -> Environment:
+    def install(self, text: str, say: Say, *, wheels: Path | None = None) -> Environment:
         """Makes an environment for the plugins of a source.
 
         Args:
             text: The source.
             say: Takes what is said meanwhile.
             wheels: A directory with wheels, in place of an index.
-            upgrade: Whether one that is there is made anew.
 
         Returns:
             The environment, which is used from now on.
@@ -165,7 +162,7 @@ class Environments:
         source = parse_source(text)
         with self._changing:
             name = self._name_of(source)
-            if not upgrade and name in self.names():
+            if name in self.names():
                 raise Conflict(
                     f"{name} is installed already; `walmill plugin upgrade {name}` looks for a newer version"
                 )
@@ -198,10 +195,11 @@ class Environments:
             current = self.current(name)
             older = [one for one in self._generations(name) if int(one.name) < int(current.place.name)]
             for place in reversed(older):
-                found = self._read(name, place)
-                if found.fits:
-                    self._use(found)
-                    return found
+                with contextlib.suppress(NotFound):  # one that cannot be read is none
+                    found = self._read(name, place)
+                    if found.fits:
+                        self._use(found)
+                        return found
             raise NotFound(f"there is no older version of {name} here that could be used")
 
     def remove(self, name: str) -> None:
@@ -211,10 +209,11 @@ class Environments:
             NotFound: If there is none.
         """
         with self._changing:
-            self.current(name)
+            if name not in self.names():
+                self.current(name)  # which says what there is
             gone = Path(tempfile.mkdtemp(prefix=".old-", dir=self._root))
             (self._root / name).rename(gone / name)
-            self._write_lock()
+            self._declare(name, None)
         shutil.rmtree(gone, ignore_errors=True)
 
     def outdated(self, say: Say, *, wheels: Path | None = None) -> list[dict[str, Any]]:
@@ -239,32 +238,33 @@ class Environments:
                 found.append({"name": one.name, "source": locked.source, "current": now, "newest": then})
         return found
 
-    def sync(self, say: Say, *, wheels: Path | None = None) -> list[Environment]:
+    def sync(self, say: Say, *, wheels: Path | None = None) -> Iterator[Environment]:
         """Makes the environments that the lock file declares and that are not there as it says.
 
-        Returns:
-            Those that were made.
+        Yields:
+            Each that was made, which is used from then on, also if the next one fails.
 
         Raises:
-            InvalidRequest: If there is no lock file, or it cannot be read.
-            InstallFailed: If one cannot be made as it was; the others stay.
+            FileNotFoundError: If there is no lock file.
+            InvalidRequest: If it cannot be read.
+            InstallFailed: If one cannot be made as it was.
         """
         with self._changing:
-            made = []
             for name, wanted in self.declared().items():
                 with contextlib.suppress(NotFound):
                     there = self.current(name)
-                    if there.fits and there.locked == wanted:
+                    # another version of Python is no other plugin
+                    if there.fits and attrs.evolve(there.locked, python=wanted.python) == wanted:
                         continue
                 say(f"{name}: {wanted.version or wanted.commit or wanted.source}")
-                made.append(self._build(name, parse_source(wanted.source), say, wheels, wanted=wanted))
-            return made
+                yield self._build(name, parse_source(wanted.source), say, wheels, wanted=wanted)
 
     def declared(self) -> dict[str, Locked]:
         """What the lock file declares.
 
         Raises:
-            InvalidRequest: If there is none, or it cannot be read.
+            FileNotFoundError: If there is none.
+            InvalidRequest: If it cannot be read.
         """
         return read_lock(self._lock_file)
 
@@ -307,6 +307,9 @@ class Environments:
             unless: Nothing is built if it would come to this.
             wanted: What it has to come to exactly.
         """
+        with contextlib.suppress(FileNotFoundError):
+            self.declared()  # a lock file that cannot be read is not written over
+        before = self._used(name)
         commit = None
         if source.kind == "git":
             repository = self._repository(source)
@@ -345,6 +348,8 @@ class Environments:
             tool.install(python, pins, project if packaged else None, say)
             tool.install_files(python, own, say)
             locked, found = self._look(source, commit, place, project if not packaged else None, pins)
+            if wanted is not None and source.kind == "path" and locked.hash != wanted.hash:
+                raise InstallFailed(f"{source.address} has other files than the lock file says")
             self._check(name, list(locked.plugins))
             made = Environment(name=name, place=place, locked=locked, found=found)
             (place / _ABOUT).write_text(
@@ -363,8 +368,12 @@ class Environments:
                 place.parent.rmdir()  # if there was none before
             raise
         self._use(made)
-        for old in self._generations(name)[:-KEPT]:
-            if old != made.place:
+        # the way back leads to what was used before, and not to what was taken back itself
+        kept = [one for one in self._generations(name) if before is not None and int(one.name) <= int(before)][
+            1 - KEPT :
+        ]
+        for old in made.place.parent.iterdir():
+            if old.name.isdigit() and old not in (made.place, *kept):
                 shutil.rmtree(old, ignore_errors=True)
         return made
 
@@ -435,19 +444,34 @@ class Environments:
             found,
         )
 
-    def _generations(self, name: str) -> list[Path]:
+    def _used(self, name: str) -> str | None:
+        """The name of the generation that is used; None if there is none."""
         try:
-            found = [one for one in (self._root / name).iterdir() if one.name.isdigit()]
+            return (self._root / name / _CURRENT).read_text("utf-8").strip()
+        except (OSError, ValueError):
+            return None
+
+    def _generations(self, name: str) -> list[Path]:
+        """The generations of an environment that were finished, the oldest first."""
+        try:
+            found = [one for one in (self._root / name).iterdir() if one.name.isdigit() and (one / _ABOUT).is_file()]
         except OSError:
             return []
         return sorted(found, key=lambda one: int(one.name))
 
     def _use(self, made: Environment) -> None:
         write_whole(self._root / made.name / _CURRENT, made.place.name)
-        self._write_lock()
+        self._declare(made.name, made.locked)
 
-    def _write_lock(self) -> None:
-        write_lock(self._lock_file, {one.name: one.locked for one in self.all()})
+    def _declare(self, name: str, locked: Locked | None) -> None:
+        """Notes in the lock file what an environment has, or that it is gone; what it says of others stays."""
+        declared: dict[str, Locked] = {}
+        with contextlib.suppress(FileNotFoundError):
+            declared = self.declared()
+        declared.pop(name, None)
+        if locked is not None:
+            declared[name] = locked
+        write_lock(self._lock_file, declared)
 
 
 def value_in(environment: Environment, plugin: str) -> str:

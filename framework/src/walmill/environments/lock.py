@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from attrs import field, frozen
 
 from walmill.environments.tool import Pin
 from walmill.errors import InvalidRequest
+from walmill.fs.whole import write_whole
 
 LOCK = "walmill.lock"
 VERSION = 1
@@ -70,7 +69,8 @@ def read_lock(path: Path) -> dict[str, Locked]:
     """What a lock file declares, by the name of the environment.
 
     Raises:
-        InvalidRequest: If there is none, or it cannot be read.
+        FileNotFoundError: If there is none.
+        InvalidRequest: If it cannot be read.
     """
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -78,7 +78,7 @@ def read_lock(path: Path) -> dict[str, Locked]:
             raise ValueError(f"it has the version {data['version']!r}, and this engine reads {VERSION}")
         return {name: Locked.from_json(one) for name, one in data["plugins"].items()}
     except FileNotFoundError:
-        raise InvalidRequest(f"there is no lock file {path}") from None
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(f"the lock file {path} cannot be read: {error}") from None
 
@@ -87,13 +87,3 @@ def write_lock(path: Path, plugins: Mapping[str, Locked]) -> None:
     """Writes a lock file."""
     declared = {name: one.to_json() for name, one in plugins.items()}
     write_whole(path, json.dumps({"version": VERSION, "plugins": declared}, indent=1, sort_keys=True) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file, at once and for good."""
-    descriptor, new = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(new).replace(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from attrs import frozen
 
@@ -83,6 +83,8 @@ def _git(text: str) -> PluginSource:
         raise InvalidRequest(
             "a URL with a password would be written down in the lock file; let git's credential helper have it"
         )
+    if any(part in (".", "..") for part in unquote(parts.path).split("/")):
+        raise InvalidRequest(f"{text!r:.100}: the address leads elsewhere by '..'; write where it leads")
     ref = None
     head, at, tail = address.rpartition("@")
     if at and "/" in head[len(parts.scheme) + 3 :]:  # else it is a user's name

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 import zipfile
 from pathlib import Path
 
 import importlib_metadata
 
+from walmill.fs.whole import write_whole
 from walmill.plugins.content import installed_roots, paths_of
 
 OWN = {"walmill-hookspecs": "walmill_hookspecs", "walmill-worker": "walmill_worker"}
@@ -36,16 +38,12 @@ def own_wheels(directory: Path) -> list[Path]:
         path = directory / f"{stem}-py3-none-any.whl"
         data = _packed(files, f"{about}/RECORD")
         if not path.is_file() or path.read_bytes() != data:
-            new = path.with_suffix(".new")
-            new.write_bytes(data)
-            new.replace(path)
+            write_whole(path, data)
         made.append(path)
     return made
 
 
 def _packed(files: dict[str, bytes], record: str) -> bytes:
-    import io
-
     lines = []
     for name, data in sorted(files.items()):
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -17,7 +17,7 @@ from walmill.engine import Engine
 from walmill.errors import InvalidRequest
 from walmill.http import admin, databases, health, installs, plugins, rehearsals, storage, triggers, valuecaches
 from walmill.http.auth import Auth, AuthLayer
-from walmill.http.backup import BackupEndpoint
+from walmill.http.backup import backup_endpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
 from walmill.http.forms import V1, V2
 from walmill.http.influxql import InfluxqlEndpoint
@@ -100,7 +100,7 @@ def build(
         Route("/api/v3/query_sql", QueryEndpoint(site), methods=["GET", "POST"], name="query_sql"),
         Route("/api/v3/query_influxql", InfluxqlRowsEndpoint(site), methods=["GET", "POST"], name="query_influxql"),
         Route(f"{PREFIX}/{{{PATH_PARAMETER}:path}}", RequestTriggers(site), name="engine"),
-        Route("/api/v3/backup", BackupEndpoint(site), methods=["POST"], name="backup"),
+        Route("/api/v3/backup", backup_endpoint(site), methods=["POST"], name="backup"),
         *triggers.routes(site, defaults or {}),
         *admin.routes(site),
         *installs.routes(site),

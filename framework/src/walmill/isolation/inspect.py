@@ -48,19 +48,29 @@ def inspect_entries(entries: Sequence[tuple[str, str]]) -> Mapping[str, Describe
 async def _inspect(entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
     executor = ProcessExecutor(_nowhere, None, WorkerOptions(nice=0))
     try:
-        turns = asyncio.Semaphore(AT_A_TIME)
-        found = await asyncio.gather(*(_one(executor, turns, name, value) for name, value in entries))
-        return {name: one for (name, _), one in zip(entries, found, strict=True)}
+        return await describe_all(executor, entries)
     finally:
         await executor.close()
 
 
-async def _one(executor: ProcessExecutor, turns: asyncio.Semaphore, name: str, value: str) -> Described:
-    async with turns:
-        try:
-            return await executor.describe(name, value)
-        except PluginFailure as error:
-            return Described(broken=error.message)
+async def describe_all(executor: ProcessExecutor, entries: Sequence[tuple[str, str]]) -> Mapping[str, Described]:
+    """Descriptions of plugins, some of them at a time; on the loop of the executor.
+
+    Args:
+        executor: Makes the workers.
+        entries: Name and entry point of each.
+    """
+    turns = asyncio.Semaphore(AT_A_TIME)
+
+    async def one(name: str, value: str) -> Described:
+        async with turns:
+            try:
+                return await executor.describe(name, value)
+            except PluginFailure as error:
+                return Described(broken=error.message)
+
+    found = await asyncio.gather(*(one(name, value) for name, value in entries))
+    return {name: made for (name, _), made in zip(entries, found, strict=True)}
 
 
 def _nowhere(name: str) -> Source:

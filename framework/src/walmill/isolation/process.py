@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import sys
-import tempfile
 import time
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
@@ -307,7 +304,6 @@ class ProcessExecutor:
         self._warden = Warden()
         self._workers: set[ProcessWorker] = set()
         self._zygotes: dict[str | None, Zygote] = {}
-        self._directories: dict[str | None, tuple[Path, weakref.finalize[..., Any]]] = {}
         self._numbers = itertools.count(1)
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -420,15 +416,6 @@ class ProcessExecutor:
             self._zygotes[python] = found
         return found
 
-    def _directory_of(self, python: str | None) -> Path:
-        """Where the workers of a zygote have their working directories; each zygote removes its own when it ends."""
-        found = self._directories.get(python)
-        if found is None:
-            made = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
-            # also when the process ends while plugins are still looked at
-            found = self._directories[python] = (made, weakref.finalize(self, shutil.rmtree, made, ignore_errors=True))
-        return found[0]
-
     def _close_idle_zygotes(self) -> None:
         """Ends zygotes of environments that nobody uses; the engine's own stays."""
         needed = {worker.source.python for worker in self._workers}
@@ -436,9 +423,6 @@ class ProcessExecutor:
             if python is not None and python not in needed and not zygote.busy:
                 del self._zygotes[python]
                 zygote.close()
-                made = self._directories.pop(python, None)
-                if made is not None:
-                    made[1]()
 
     async def _process(
         self, trigger: TriggerInfo, limits: Limits, lost: Callable[[Process], None], python: str | None = None
@@ -462,7 +446,7 @@ class ProcessExecutor:
             forked = await zygote.fork(
                 theirs,
                 output,
-                directory=self._directory_of(python) / str(number),
+                directory=str(number),
                 name=f"walmill:{trigger.name}",
                 nice=self._options.nice,
                 memory=limits.memory,
@@ -561,8 +545,6 @@ class ProcessExecutor:
             zygote.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._warden.stop)
-        for _, cleared in self._directories.values():
-            cleared()
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +93,8 @@ class Zygote:
         self._starting = asyncio.Lock()
         self._number = 0
         self._asked = 0
+        self._directory: Path | None = None
+        self._cleared: weakref.finalize[..., Zygote] | None = None
 
     @property
     def busy(self) -> bool:
@@ -140,7 +145,7 @@ class Zygote:
         link: socket.socket,
         output: int,
         *,
-        directory: Path,
+        directory: str,
         name: str,
         nice: int,
         memory: int | None,
@@ -151,7 +156,7 @@ class Zygote:
         Args:
             link: Its socket.
             output: Descriptor of what becomes its standard output and error.
-            directory: Its working directory, which must not exist.
+            directory: Name of its working directory, which must not exist.
             name: What `ps` shows.
             nice: How far it stands behind the engine.
             memory: Bytes that it may allocate; None for no limit.
@@ -173,7 +178,7 @@ class Zygote:
         message = {
             "op": "fork",
             "n": number,
-            "directory": str(directory),
+            "directory": str(self._place() / directory),
             "name": name,
             "nice": nice,
             "memory": memory,
@@ -257,9 +262,19 @@ class Zygote:
         for _, ended in living.values():
             ended(Ended())
 
+    def _place(self) -> Path:
+        """Where workers have their working directories; the process removes it as well when it ends in order."""
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="walmill-workers-"))
+            # also when this process ends while plugins are still looked at
+            self._cleared = weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
+        return self._directory
+
     def close(self) -> None:
         """Ends it, and all that was forked from it."""
         self._over()
+        if self._cleared is not None:
+            self._cleared()
 
 
 def kill_sessions(leaders: set[int]) -> None:

@@ -140,7 +140,7 @@ def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         # a lease for reading is given only while nobody writes; who begins to write meanwhile waits until it is given back,
         # and the kernel tells us by a signal that nobody listens to (the one that it would take by itself ends a process)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # not every system has leases, nor every file system
             fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
             try:
                 fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)

@@ -411,12 +411,15 @@ class Registry:
         return found
 
     def with_hook(self, hook: str) -> list[tuple[str, Binding]]:
-        """The plugins that implement an engine-side hook, bound once for the engine."""
-        return [
-            (one.name, self.bind(one.name))
-            for one in self.inspect_all()
-            if one.status == "active" and hook in one.hooks
-        ]
+        """The plugins that implement an engine-side hook, bound once for the engine; one that cannot be is told in the log."""
+        found = []
+        for one in self.inspect_all():
+            if one.status == "active" and hook in one.hooks:
+                try:
+                    found.append((one.name, self.bind(one.name)))
+                except PluginFailure as error:
+                    log.warning("a hook of the engine is not called", hook=hook, plugin=one.name, error=error.message)
+        return found
 
 
 def _key(known: _Known) -> tuple[object, ...]:

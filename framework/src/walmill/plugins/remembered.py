@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from walmill.fs.whole import write_whole
 from walmill.plugins.content import digest_of, installed_roots, paths_of
 from walmill.plugins.registry import Inspector
 from walmill_worker import PROTOCOL
@@ -84,7 +84,4 @@ def _load(path: Path) -> dict[str, Any]:
 def _save(path: Path, known: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, new = tempfile.mkstemp(prefix=".plugins-", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(dict(list(known.items())[-MOST:]), file)
-        Path(new).replace(path)
+        write_whole(path, json.dumps(dict(list(known.items())[-MOST:])))

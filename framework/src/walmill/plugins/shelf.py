@@ -17,6 +17,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from walmill.fs.whole import write_whole
+
 NAMES = "good.json"
 KEPT = 50
 """So many versions of all plugins stay beside those that are used: processes that still run an older one may look for a file."""
@@ -92,10 +94,4 @@ class Shelf:
 
     def save(self, names: Mapping[str, Any]) -> None:
         """Notes which version of which plugin was good last, so that the next start has it even if a newer one is broken."""
-        path = self.root / NAMES
-        new = path.with_suffix(".new")
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(dict(names), file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        write_whole(self.root / NAMES, json.dumps(dict(names)))

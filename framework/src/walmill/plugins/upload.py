@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from walmill.errors import InvalidRequest, NotFound
+from walmill.fs.whole import ASIDE, write_whole
 from walmill.plugins.content import MOST_BYTES, MOST_FILES
 
 MOST_PARTS = 32
+GONE = ".old-"
+"""How the name of what is being removed begins."""
 
 
 def parts_of(text: str) -> list[str]:
@@ -82,17 +84,7 @@ def put_file(root: Path, path: str, data: bytes) -> Path:
     if place.is_dir():
         raise InvalidRequest(f"{path} is a directory; a file cannot replace it")
     place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, new = tempfile.mkstemp(prefix=".new-", dir=place.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(new).replace(place)
-    except BaseException:
-        Path(new).unlink(missing_ok=True)
-        raise
+    write_whole(place, data)
     return place
 
 
@@ -128,8 +120,8 @@ def put_directory(root: Path, name: str, files: Mapping[str, bytes]) -> Path:
     place = _below(root, [name])
     if place.exists() and not place.is_dir():
         raise InvalidRequest(f"{name} is a file; a directory cannot replace it")
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    old = new.with_name(new.name.replace(".new-", ".old-"))
+    new = Path(tempfile.mkdtemp(prefix=ASIDE, dir=root))
+    old = new.with_name(new.name.replace(ASIDE, GONE))
     try:
         for path, parts in paths.items():
             target = new.joinpath(*parts)
@@ -165,7 +157,7 @@ def remove(root: Path, name: str) -> None:
     """
     place = _below(root, parts_of(name))
     if place.is_dir():
-        old = Path(tempfile.mkdtemp(prefix=".old-", dir=root))
+        old = Path(tempfile.mkdtemp(prefix=GONE, dir=root))
         place.rename(old / place.name)
         shutil.rmtree(old, ignore_errors=True)
         return
@@ -179,7 +171,7 @@ def sweep(root: Path) -> None:
     """Removes what an upload left that was killed."""
     with contextlib.suppress(OSError):
         for one in root.iterdir():
-            if one.name.startswith((".new-", ".old-")):
+            if one.name.startswith((ASIDE, GONE)):
                 shutil.rmtree(one, ignore_errors=True)
                 if one.is_file():
                     one.unlink(missing_ok=True)
