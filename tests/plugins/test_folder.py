@@ -137,6 +137,27 @@ def test_a_start_that_finds_a_bad_edit_has_the_version_before_it(opened: Callabl
     wait(lambda: ask(engine) == {"version": 2})
 
 
+def test_a_version_that_is_not_whole_any_more_is_not_used(
+    opened: Callable[..., Engine], folder: Path, tmp_path: Path
+) -> None:
+    """As after a power failure: the name of a version is there, and not all of its bytes."""
+    path = folder / "one.py"
+    path.write_text(REQUEST.format(version=1))
+    engine = opened()
+    request(engine, "one")
+    assert ask(engine) == {"version": 1}
+    kept = next((tmp_path / "data" / "plugin-code").glob("*/one.py"))
+    kept.write_text("")
+    engine = opened()
+    assert ask(engine) == {"version": 1}  # it is put there anew
+    next((tmp_path / "data" / "plugin-code").glob("*/one.py")).write_text("")
+    path.write_text("def (")
+    engine = opened()
+    plugin = found(engine, "one")
+    assert plugin is not None
+    assert (plugin.status, "SyntaxError" in (plugin.cause or "")) == ("broken", True)
+
+
 def test_nothing_is_looked_at_twice(
     opened: Callable[..., Engine], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,11 +294,10 @@ class PluginFolder:
         if seen.digest is None or seen.plain is None:
             return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
         if self._registry.peek(name) is None:  # a start that finds a broken edit
-            last = self._shelf.root / seen.digest[:32] / path.name
-            try:
-                place = find_plugin(str(last))
-            except InvalidRequest:
+            last = self._shelf.find(seen.digest, path.name)
+            if last is None:
                 return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
+            place = find_plugin(str(last))
             known = Described.from_plain(seen.plain)
             self._registry.put(self._described(name, place.value, path, seen.digest, known))
             self._registry.note_problem(name, cause)

@@ -17,7 +17,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from walmill.fs.whole import write_whole
+from walmill.errors import InvalidRequest
+from walmill.fs.whole import ASIDE, write_whole
+from walmill.plugins.content import digest_of, paths_of
 
 NAMES = "good.json"
 KEPT = 50
@@ -46,10 +48,11 @@ class Shelf:
             OSError: If it cannot be written.
         """
         place = self.root / digest[:32]
-        if place.is_dir():
+        if self._has(place, files):
             os.utime(place)
             return place
-        made = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        shutil.rmtree(place, ignore_errors=True)  # a power failure may leave less than was put there
+        made = Path(tempfile.mkdtemp(prefix=ASIDE, dir=self.root))
         try:
             for name, data in files.items():
                 path = made.joinpath(*name.split("/"))
@@ -67,6 +70,26 @@ class Shelf:
                 return place
             raise
         return place
+
+    def find(self, digest: str, name: str) -> Path | None:
+        """Where a version was put, if it still is what it was.
+
+        Args:
+            digest: Its hash.
+            name: Name of its file or its directory.
+        """
+        path = self.root / digest[:32] / name
+        try:
+            whole = digest_of({file: one.read_bytes() for file, one in paths_of(path)}) == digest
+        except (OSError, InvalidRequest):
+            return None
+        return path if whole else None
+
+    def _has(self, place: Path, files: Mapping[str, bytes]) -> bool:
+        try:
+            return all(place.joinpath(*name.split("/")).read_bytes() == data for name, data in files.items())
+        except OSError:
+            return False
 
     def prune(self, used: Collection[str], kept: int = KEPT) -> None:
         """Removes versions that nobody needs.
