@@ -66,16 +66,19 @@ def test_dev_runs_what_is_saved(tmp_path: Path) -> None:
                     return
             raise AssertionError("".join(said))
 
-        until("counts rows=1i")
-        until("is watched")
-        file.write_text(GOOD.replace("counts", "other"))
-        until("other rows=1i")
-        until("is watched")
-        file.write_text("def (")
-        until("SyntaxError")
-        until("is watched")
-        file.write_text(GOOD.replace("counts", "third"))
-        until("third rows=1i")
-        until("is watched")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        try:
+            until("counts rows=1i")
+            until("is watched")
+            file.write_text(GOOD.replace("counts", "other"))
+            until("other rows=1i")
+            until("is watched")
+            file.write_text("def (")
+            until("SyntaxError")
+            until("is watched")
+            file.write_text(GOOD.replace("counts", "third"))
+            until("third rows=1i")
+            until("is watched")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from walmill.errors import DataCorruption, Unavailable
-from walmill.layout import FORMAT, NAME, check_layout
+from walmill.layout import FORMAT, NAME, RESTORING, check_layout, set_restoring
 
 ENGINE = version("walmill")
 
@@ -63,10 +63,12 @@ def test_a_directory_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / NAME).with_suffix(".new").mkdir()
     with pytest.raises(Unavailable, match=f"{NAME} cannot be written .*write permission"):
-        check_layout(tmp_path)
-    assert not (tmp_path / NAME).exists()
+        check_layout(tmp_path / "gone")
+    (tmp_path / RESTORING).mkdir()
+    with pytest.raises(Unavailable, match="cannot be written"):
+        set_restoring(tmp_path, "a backup")
+    assert [one.name for one in tmp_path.iterdir()] == [RESTORING]  # nothing is left of the attempt
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
