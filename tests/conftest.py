@@ -31,9 +31,19 @@ settings.load_profile("walmill")
 
 SETTLE = 2.0  # seconds in which what is about to end may end; only a test that seems to leak waits
 
-# DataFusion starts two runtimes at their first use, one to plan and one to stream, and keeps them as long as the process lives.
-RUNTIME = Counter({"anon_inode:[eventpoll]": 2, "anon_inode:[eventfd]": 1})
-runtimes = 2
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtimes() -> None:
+    """DataFusion starts two, one to plan and one for loops, and obstore one, at their first use, for the life of the process."""
+    import obstore
+    from datafusion import SessionContext
+    from obstore.store import MemoryStore
+
+    async def stream() -> list[Any]:
+        return [batch async for batch in SessionContext().sql("SELECT 1").execute_stream()]
+
+    assert asyncio.run(stream())
+    assert obstore.put(MemoryStore(), "a", b"b")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,22 +65,12 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     )
     before = (_files(), _threads(), _tasks(), _children())
     yield
-    if "an open file" not in allowed:  # else these may be another library's
-        _allow_runtimes(before[0])
     until = time.monotonic() + SETTLE
     while leaks := [leak for leak in _leaks(*before) if not leak.startswith(allowed)]:
         if time.monotonic() > until:
             pytest.fail(f"the test left behind: {'; '.join(leaks)}", pytrace=False)
         gc.collect()
         time.sleep(0.01)
-
-
-def _allow_runtimes(files: Counter[str]) -> None:
-    """Counts what DataFusion opened for the whole process as there before."""
-    global runtimes
-    while runtimes and "datafusion" in sys.modules and _files() - files >= RUNTIME:
-        files.update(RUNTIME)
-        runtimes -= 1
 
 
 def _leaks(files: Counter[str], threads: set[threading.Thread], tasks: set[Any], children: dict[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ class Plain:
         ctx.write(Line("out", {"of": "schedule"}, {"rows": 0}, 1))
 
     @hookimpl
+    def on_service(self, ctx: Any) -> None:
+        ctx.write(Line("out", {"of": "service"}, {"rows": 0}, 1))
+        ctx.on_commit(lambda: seen.append(("durable", ctx.trigger.spec)))
+        ctx.checkpoint()
+        while not ctx.stopping:
+            time.sleep(0.005)
+
+    @hookimpl
     def on_request(self, request: Any, ctx: Any) -> Any:
         ctx.write(Line("out", {"of": "request"}, {"rows": 0}, 1))
         return {"method": request.method, "id": request.path_params["id"], "body": request.json()}
@@ -79,6 +88,14 @@ class Async:
     async def on_schedule(self, tick: Any, ctx: Any) -> None:
         seen.append(("schedule", tick.scheduled_for.tzinfo is not None, tick.missed))
         ctx.write(Line("out", {"of": "schedule"}, {"rows": 0}, 1))
+
+    @hookimpl
+    async def on_service(self, ctx: Any) -> None:
+        ctx.write(Line("out", {"of": "service"}, {"rows": 0}, 1))
+        ctx.on_commit(lambda: seen.append(("durable", ctx.trigger.spec)))
+        await ctx.checkpoint()
+        while not ctx.stopping:
+            await asyncio.sleep(0.005)
 
     @hookimpl
     async def on_request(self, request: Any, ctx: Any) -> Any:
@@ -139,11 +156,22 @@ def test_hook_on_request(engine: Engine, plugin: type) -> None:
 
 
 @both
+def test_hook_on_service(engine: Engine, wait: Wait, plugin: type) -> None:
+    """See tests/dispatch/test_services.py for all that may become of one."""
+    start(engine, plugin, "service")
+    wait(lambda: ("durable", "service") in seen)
+    assert out(engine) == [{"of": "service", "rows": 0}]
+    assert engine.trigger("d", "t")["running"] == 1
+    assert engine.close()
+    assert [one[0] for one in seen] == ["startup", "durable", "shutdown"]
+
+
+@both
 def test_hook_on_startup(engine: Engine, wait: Wait, plugin: type) -> None:
     start(engine, plugin, "table:cpu")
-    for time in (1, 2):
-        engine.write(f"cpu v=1 {time}", database="d")
-        wait(lambda time=time: sum(len(one[2]) for one in seen if one[0] == "write") == time)
+    for number in (1, 2):
+        engine.write(f"cpu v=1 {number}", database="d")
+        wait(lambda number=number: sum(len(one[2]) for one in seen if one[0] == "write") == number)
     assert [one[0] for one in seen] == ["startup", "write", "write"], "once, before the first event"
 
 

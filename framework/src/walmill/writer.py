@@ -255,7 +255,7 @@ class Writer:
         schema_of = _schemas(self._committer.view, database)
         effects = Effects(lambda _, name: schema_of(name), start=now, max_rows=2**62)
         try:
-            rows = effects.convert(database, data, table, tags)
+            rows = effects.convert(database, data, table, tags, not_before=now)
         except WalmillError:
             raise
         except (ContextError, TypeError, ValueError) as error:

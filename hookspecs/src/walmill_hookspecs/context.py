@@ -107,7 +107,7 @@ class BaseContext(Protocol[S_co]):
         """The durable state of the trigger."""
 
     def now(self) -> datetime:
-        """The time of the run, aware, UTC; the same at every call within a run."""
+        """The time of the run, aware, UTC; the same at every call within a run, but for `on_service`: there it is now."""
 
     def write(
         self,
@@ -131,7 +131,10 @@ class BaseContext(Protocol[S_co]):
         """
 
     def on_commit(self, callback: Callable[[], Any]) -> None:
-        """Has `callback` called after the run's commit is durable: at most once, and not at all after a crash."""
+        """Has `callback` called once what the run has done so far is durable: by `checkpoint`, or by the run's commit.
+
+        It is called at most once, and not at all after a crash; an error in it is logged and changes nothing.
+        """
 
 
 class Context(BaseContext[S_co], Protocol[S_co]):
@@ -215,10 +218,13 @@ class Context(BaseContext[S_co], Protocol[S_co]):
         """
 
     def checkpoint(self, through: int | None = None) -> None:
-        """Commits what the run has written and changed so far, and moves the cursor (`on_write` only).
+        """Commits what the run has written and changed so far, waits until that is durable, and calls what `on_commit` was given.
 
         Args:
-            through: Sequence up to which the batch is done; None leaves the cursor where it is.
+            through: Sequence up to which the batch is done, which moves the cursor (`on_write` only); None leaves it where it is.
+
+        Raises:
+            WriteError: If it could not be committed; nothing of it was, and the run should end.
         """
 
 

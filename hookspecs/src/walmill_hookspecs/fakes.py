@@ -11,6 +11,7 @@ installed, really run over `tables`.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import math
 import re
@@ -542,6 +543,7 @@ class FakeContext(_Base):
 
     def checkpoint(self, through: int | None = None) -> None:
         self.checkpoints.append(through)
+        self.commit()
 
 
 class FakeAsyncContext(_Base):
@@ -595,6 +597,11 @@ class FakeAsyncContext(_Base):
 
     async def checkpoint(self, through: int | None = None) -> None:
         self.checkpoints.append(through)
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            result = callback()
+            if inspect.isawaitable(result):
+                await result
 
 
 def _conforms(sync: FakeContext, asynchronous: FakeAsyncContext) -> tuple[Any, Any]:

@@ -81,6 +81,28 @@ def on_request(request: Request, body: Body | AsyncBody, ctx: BaseContext[Any]) 
 
 
 @hookspec
+def on_service(ctx: BaseContext[Any]) -> None:
+    """A source is to run: it waits for what comes from elsewhere and writes it, until it is asked to end.
+
+    When: as long as the trigger is enabled (spec `service`); it is called again after it returned or failed.
+    How often: one call at a time, for as long as the engine runs. It returns soon after `ctx.stopping` became true: when the
+        engine stops, the trigger is disabled or changed, or its plugin has changed. One that does not is cancelled after 10
+        seconds, and killed 5 seconds later.
+    Return value: ignored. One that returns or fails without being asked to end is called again after 1.5 s, then 4.5 s, and so
+        on up to a minute, from the beginning after it has run for a minute; `RetryLater` says another time, `DisableTrigger` ends
+        it for good. The error policy `disable` ends it at its first failure; `attempts` and the other policies do not apply.
+    Delivery: `ctx.checkpoint()` commits the rows and the state since the last one, all or none; what was not committed when
+        it ends otherwise is lost, so a source takes it from the other side again: it acknowledges there in `ctx.on_commit`,
+        whose functions are called when the checkpoint is durable. What comes twice all the same is told by its id in
+        `ctx.cache`, which is part of the same commit.
+    Limits: rows and lines of the log are counted from checkpoint to checkpoint; time and processor time have no bound.
+    Runs where: as `on_write`; `ctx.now()` and queries are as of the moment.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
 def on_startup(ctx: BaseContext[Any]) -> None:
     """A trigger starts.
 

@@ -76,7 +76,7 @@ FORMS = "expect one of the following forms: 'table:<TABLE_NAME>', 'all_tables', 
     ("text", "context", "remedy"),
     [
         ("", FORMS, ""),
-        ("cpu", FORMS, "or 'request:<PATH>'"),
+        ("cpu", FORMS, "or 'service'"),
         ("All_tables", FORMS, ""),
         ("tables:cpu", FORMS, ""),
         ("all_tables:", FORMS, ""),

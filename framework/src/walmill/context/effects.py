@@ -44,13 +44,37 @@ class Effects:
         rows, self.rows = self.rows, []
         return rows
 
-    def convert(self, database: str, data: WriteData, table: str | None, tags: Sequence[str] | None) -> list[TableRows]:
+    def settled(self, count: int) -> None:
+        """The first so many batches of `rows` are committed: they count no more, and the view has their columns."""
+        del self.rows[:count]
+        self.num_rows = sum(rows.batch.num_rows for _, rows in self.rows)
+        self._overlay.clear()
+        for database, rows in self.rows:
+            self.remember(database, rows)
+
+    def convert(
+        self,
+        database: str,
+        data: WriteData,
+        table: str | None,
+        tags: Sequence[str] | None,
+        *,
+        not_before: int,
+    ) -> list[TableRows]:
         """Data of any accepted kind as rows of tables, checked.
+
+        Args:
+            database: Name of the database.
+            data: The data.
+            table: As in `ctx.write`.
+            tags: As in `ctx.write`.
+            not_before: The time of the run, ns: rows without a time get no earlier one.
 
         Raises:
             WriteError: For what does not fit; nothing of it is kept.
             LimitExceeded: If the run would write too many rows.
         """
+        self._next_time = max(self._next_time, not_before)
         try:
             check_database_name(database)
             found = self._convert(database, data, table, tags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, evolve, field, frozen
@@ -24,8 +25,9 @@ from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, c
 from walmill.store.view import View
 from walmill_hookspecs import QueryError, Run, RunCancelled, TableNotFound, TriggerInfo, WriteError
 from walmill_hookspecs.context import WriteData
+from walmill_worker.calling import call_back, call_back_async, taken
 from walmill_worker.capture import Voice
-from walmill_worker.context import ContextBase
+from walmill_worker.context import ContextBase, to_datetime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +56,9 @@ class RunHost(Protocol):
 
     def cached(self, view: View, database: str, asked: CachedValues) -> pa.Table:
         """What a cache of values has."""
+
+    def now_ns(self) -> int:
+        """Wall-clock time, ns."""
 
 
 @frozen
@@ -98,6 +103,10 @@ class Limits:
     cpu: float | None = 1.0
     cpu_seconds: float | None = None
     answer_bytes: int = 64 * 2**20
+
+    def of_hook(self, hook: str) -> Limits:
+        """What the run of a hook may use: one that goes on for ever is not held to any time."""
+        return evolve(self, seconds=None, cpu_seconds=None) if hook == "on_service" else self
 
     def with_named(self, named: Mapping[str, Any]) -> Limits:
         """These limits with others in their place.
@@ -198,6 +207,21 @@ class RunState:
         space = self.view.state.space(database_space(self.trigger.database_id))
         return RunCache(space, now=self.now, limit=self.limits.state_bytes)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it goes on for ever, so that its time and what it reads are those of the moment."""
+        return self.source == "service"
+
+    def time(self) -> int:
+        """The time of the run, ns."""
+        return self.host.now_ns() if self.lasting else self.now
+
+    def reading(self) -> View:
+        """The view that its next query reads."""
+        if self.lasting:
+            self.view = self.host.view()
+        return self.view
+
     def schema_of(self, database: str, table: str) -> TableSchema | None:
         """The schema of a table in the run's view."""
         catalog = self.view.catalog
@@ -234,21 +258,35 @@ class RunState:
             found[database_space(self.trigger.database_id)] = shared.wishes()
         return found
 
-    def rebase(self, view: View) -> None:
-        """Starts again on a view in which everything so far is committed."""
+    def rebase(self, view: View, rows: int, wishes: Mapping[str, Sequence[Wish]]) -> None:
+        """Goes on upon a view in which what a checkpoint took is committed. What came meanwhile stays for the next commit.
+
+        Args:
+            view: The view.
+            rows: So many batches of rows were committed.
+            wishes: The wishes that were, by space.
+        """
         self.view = view
+        if self._effects is not None:
+            self._effects.settled(rows)
         if self._cache is None:
             return
-        self._cache.rebase(view.state.space(trigger_space(self.trigger.id)))
-        shared = self._cache.shared_or_none
-        if shared is not None:
-            shared.rebase(view.state.space(database_space(self.trigger.database_id)))
+        now = self.time()
+        for cache, name in (
+            (self._cache, trigger_space(self.trigger.id)),
+            (self._cache.shared_or_none, database_space(self.trigger.database_id)),
+        ):
+            if cache is not None:
+                cache.rebase(view.state.space(name), now, wishes.get(name, ()))
 
 
 class _Base(ContextBase):
     def __init__(self, state: RunState) -> None:
         super().__init__(state)
         self._state = state
+
+    def now(self) -> datetime:
+        return to_datetime(self._state.time())
 
     @property
     def stopping(self) -> bool:
@@ -272,7 +310,7 @@ class _Base(ContextBase):
         if state.closed:
             raise WriteError("the hook has returned and its commit is made; only ctx.write_now can write now")
         name = self._writable(database)
-        state.effects.add(name, state.effects.convert(name, data, table, tags))
+        state.effects.add(name, state.effects.convert(name, data, table, tags, not_before=state.time()))
 
     def _writable(self, database: str | None) -> str:
         name = self._state.allowed(database)
@@ -299,7 +337,7 @@ class _Base(ContextBase):
         self._state.check()
         name = self._readable(database)
         try:
-            return self._state.host.cached(self._state.view, name, asked)
+            return self._state.host.cached(self._state.reading(), name, asked)
         except WalmillError as error:
             raise QueryError(error.message) from None
 
@@ -309,7 +347,7 @@ class _Base(ContextBase):
         state = self._state
         state.check()
         name = self._writable(database)
-        found = state.effects.convert(name, data, table, tags)
+        found = state.effects.convert(name, data, table, tags, not_before=state.time())
         for rows in found:
             state.effects.remember(name, rows)
         state.committed_rows += sum(rows.batch.num_rows for rows in found)
@@ -340,9 +378,7 @@ class _Base(ContextBase):
             if not first <= through <= last:
                 raise ValueError(f"ctx.checkpoint(through={through}); this batch still goes from {first} to {last}")
             consumed = (first, through)
-        rows = state.take_rows()
-        state.committed_rows += sum(one.batch.num_rows for _, one in rows)
-        state.effects.num_rows = 0
+        rows = list(state.effects.rows)
         return RunEffect(
             trigger=state.trigger.id,
             generation=state.trigger.generation,
@@ -355,11 +391,13 @@ class _Base(ContextBase):
             run=state.run.id,
         )
 
-    def _checkpointed(self, through: int | None, view: View) -> None:
+    def _checkpointed(self, through: int | None, effect: RunEffect, view: View) -> None:
         state = self._state
+        state.committed_rows += sum(one.batch.num_rows for _, one in effect.rows)
         if through is not None and state.consumed is not None:
             state.consumed = (through + 1, state.consumed[1])
-        state.rebase(view)
+        state.rebase(view, len(effect.rows), effect.wishes)
+        state.voice.renew()
 
 
 class LocalContext(_Base):
@@ -367,13 +405,13 @@ class LocalContext(_Base):
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None) -> pa.Table:
         self._state.check()
-        return _query(self._state.host.query, self._state.view, self._readable(database), sql, params)
+        return _query(self._state.host.query, self._state.reading(), self._readable(database), sql, params)
 
     def stream(
         self, sql: str, params: Mapping[str, Any] | None = None, *, database: str | None = None
     ) -> pa.RecordBatchReader:
         self._state.check()
-        stream = _query(self._state.host.stream, self._state.view, self._readable(database), sql, params)
+        stream = _query(self._state.host.stream, self._state.reading(), self._readable(database), sql, params)
         reader: pa.RecordBatchReader = stream.to_reader()
         return reader
 
@@ -410,9 +448,17 @@ class LocalContext(_Base):
         return outcome.sequence or self._state.view.sequence
 
     def checkpoint(self, through: int | None = None) -> None:
+        state = self._state
         effect = self._checkpoint(through)
-        _written(self._state.host.submit(effect).result)
-        self._checkpointed(through, self._state.host.view())
+        callbacks = taken(state.callbacks)
+        try:
+            _written(state.host.submit(effect).result)
+        except BaseException:
+            state.callbacks[:0] = callbacks
+            raise
+        self._checkpointed(through, effect, state.host.view())
+        if not state.run.dry_run:
+            call_back(callbacks, state.voice.callback_failed)
 
 
 class LocalAsyncContext(_Base):
@@ -421,12 +467,13 @@ class LocalAsyncContext(_Base):
     def query_here(self, sql: str, params: Mapping[str, Any] | None, database: str | None) -> pa.Table:
         """Runs SQL in this thread."""
         self._state.check()
-        return _query(self._state.host.query, self._state.view, self._readable(database), sql, params)
+        return _query(self._state.host.query, self._state.reading(), self._readable(database), sql, params)
 
     def stream_here(self, sql: str, params: Mapping[str, Any] | None, database: str | None) -> ResultStream:
         """Runs SQL in this thread, batch by batch; close it."""
         self._state.check()
-        found: ResultStream = _query(self._state.host.stream, self._state.view, self._readable(database), sql, params)
+        ask = self._state.host.stream
+        found: ResultStream = _query(ask, self._state.reading(), self._readable(database), sql, params)
         return found
 
     def next_batch(self, stream: ResultStream) -> pa.RecordBatch | None:
@@ -495,12 +542,19 @@ class LocalAsyncContext(_Base):
         return int(outcome.sequence or self._state.view.sequence)
 
     async def checkpoint(self, through: int | None = None) -> None:
+        state = self._state
         effect = self._checkpoint(through)
+        callbacks = taken(state.callbacks)
         try:
-            await self._state.host.submit(effect, Ticket(asyncio.get_running_loop()))
-        except WalmillError as error:
-            raise WriteError(error.message) from None
-        self._checkpointed(through, self._state.host.view())
+            await state.host.submit(effect, Ticket(asyncio.get_running_loop()))
+        except BaseException as error:
+            state.callbacks[:0] = callbacks
+            if isinstance(error, WalmillError):
+                raise WriteError(error.message) from None
+            raise
+        self._checkpointed(through, effect, state.host.view())
+        if not state.run.dry_run:
+            await call_back_async(callbacks, state.voice.callback_failed)
 
 
 def _query(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
+
+from attrs import evolve
 
 from walmill.cache.state import Space, Wish, weight
 from walmill_hookspecs import LimitExceeded, WriteError
@@ -48,9 +50,33 @@ class RunCache:
         if self._closed:
             raise WriteError("the hook has returned and its commit is made; ctx.cache cannot be changed any more")
 
-    def rebase(self, space: Space) -> None:
-        """Starts again on a space in which the wishes are done."""
-        self._space, self._wishes, self._size = space, {}, space.size
+    def rebase(self, space: Space, now: int, done: Iterable[Wish] = ()) -> None:
+        """Goes on upon a space in which some wishes are done.
+
+        Args:
+            space: The space.
+            now: The time, ns.
+            done: The wishes that are done; those that came while they were committed stay.
+        """
+        committed = {wish.key: wish for wish in done}
+        left = [wish for key, wish in self._wishes.items() if wish is not committed.get(key)]
+        dropped = [key for key, wish in committed.items() if key not in self._wishes and wish.kind != "delete"]
+        self._space, self._wishes, self._size, self._now = space, {}, space.size, now
+        for key in dropped:  # it was deleted again while it was not there yet
+            self.delete(key)
+        for wish in left:
+            before = committed.get(wish.key)
+            match wish.kind:
+                case "incr" if before is not None and before.kind == "incr":
+                    self.incr(wish.key, wish.by - before.by)
+                case "incr":
+                    self.incr(wish.key, wish.by)
+                case "delete":
+                    self.delete(wish.key)
+                case _:
+                    assert wish.value is not None
+                    self._grow(wish.key, weight(wish.key, wish.value))
+                    self._wishes[wish.key] = evolve(wish, version=self._version(wish.key))
 
     def _stored(self, key: str) -> bytes | None:
         entry = self._space.entries.get(key)

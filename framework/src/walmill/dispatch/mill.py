@@ -1,4 +1,4 @@
-"""The mill: a thread with an event loop of its own that carries out what the consumers, the schedules and the requests ask.
+"""The mill: a thread with an event loop of its own that carries out what consumers, schedules, requests and sources ask.
 
 It learns of durable commits from the committer, hands them to the consumers of the triggers that they concern, ticks the
 schedules, and runs inline async hooks. No hook runs in the committer, and none on the server's loop.
@@ -21,6 +21,7 @@ from walmill.dispatch.consumer import Item
 from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
+from walmill.dispatch.services import ServiceDesk
 from walmill.dispatch.station import Station, StationHost
 from walmill.dispatch.subscriptions import Subscriptions, Triggers
 from walmill.dispatch.tally import Tally
@@ -113,6 +114,8 @@ class Mill:
         self._subscriptions = Subscriptions(self._view.catalog)
         self._lines: dict[int, WriteLine] = {}
         self._desks: dict[int, RequestDesk] = {}
+        self._services: dict[int, ServiceDesk] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
         self._stations: dict[int, Station] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._watchers: list[tuple[str, Binding]] = []
@@ -490,6 +493,8 @@ class Mill:
         elif spec.kind == "schedule":
             assert self._schedules is not None
             self._schedules.add(station, cursor)
+        elif spec.kind == "service":
+            self._services[trigger.id] = ServiceDesk(station, self, self._leaving.pop(trigger.id, None))
         else:
             self._desks[trigger.id] = RequestDesk(
                 station, lambda reason, traceback: self.disable(trigger, reason, traceback)
@@ -503,6 +508,11 @@ class Mill:
         if line is not None:
             line.stop()
         self._desks.pop(number, None)
+        service = self._services.pop(number, None)
+        if service is not None:
+            service.stop()
+            self._leaving[number] = service.task
+            service.task.add_done_callback(lambda _: self._leaving.pop(number, None))
         assert self._schedules is not None
         self._schedules.remove(number)
         station.cancel(reason)
@@ -550,6 +560,9 @@ class Mill:
                 oldest = self._wal.time_of(line.consumer.behind)
             found["lag_seconds"] = 0.0 if oldest is None else max(0.0, (self.now_ns() - oldest) / 1e9)
             found["waiting_for_retry"] = len(line.consumer.waiting)
+        service = self._services.get(trigger)
+        if service is not None:
+            found["waiting_for_retry"] = int(service.waits)
         assert self._schedules is not None
         due = self._schedules.next_due(trigger)
         if due is not None:
@@ -583,6 +596,8 @@ class Mill:
         self._schedules.stop()
         for line in self._lines.values():
             line.stop()
+        for service in self._services.values():
+            service.stop()
         for station in self._stations.values():
             station.retire()
             station.stop_soon()

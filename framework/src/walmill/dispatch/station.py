@@ -48,9 +48,6 @@ End = Literal[
 class StationHost(RunHost, Protocol):
     """What a station needs of the engine beside what runs need."""
 
-    def now_ns(self) -> int:
-        """Wall-clock time, ns."""
-
     def record(self, row: RunRow) -> None:
         """Takes what became of a run."""
 
@@ -177,6 +174,8 @@ class Station:
         self._starting = asyncio.Lock()
         self.runs: dict[str, RunState] = {}
         self._seats: dict[str, Seat] = {}
+        self.on_change: Callable[[], None] | None = None
+        """Called when its plugin has changed or is gone: for a run that does not end by itself."""
         self.tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -210,10 +209,14 @@ class Station:
     async def renew(self) -> None:
         """Its plugin has changed; see `Bench.renew`."""
         await self._bench.renew()
+        if self.on_change is not None:
+            self.on_change()
 
     def block(self, reason: str) -> None:
         """Its plugin is gone; see `Bench.block`."""
         self._bench.block(reason)
+        if self.on_change is not None:
+            self.on_change()
 
     async def perform(self, event: Event, gate: Gate | None = None, view: View | None = None) -> Ended:
         """Runs a hook and commits its effect. Never raises what the plugin raised.
@@ -377,7 +380,7 @@ class Station:
                 id=run_id,
                 key=event.key,
                 attempt=event.attempt,
-                deadline=self._deadline(),
+                deadline=self._deadline(event.hook),
                 dry_run=self._dry,
                 source="test" if self._dry else event.why,
             ),
@@ -392,9 +395,9 @@ class Station:
             stopping=self.retired,
         )
 
-    def _deadline(self) -> datetime | None:
+    def _deadline(self, hook: str) -> datetime | None:
         """When a run that begins now is ended, if this executor can do that."""
-        seconds = self._limits.seconds if self._executor.isolates else None
+        seconds = self._limits.of_hook(hook).seconds if self._executor.isolates else None
         return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
 
     async def _finish(self, event: Event, state: RunState, called: Called, seat: Seat) -> Ended:

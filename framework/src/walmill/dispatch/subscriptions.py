@@ -9,7 +9,7 @@ from walmill.model.catalog import Catalog
 from walmill.model.trigger import Trigger
 from walmill.triggers.spec import AllTables, TableSpec, parse_spec
 
-SEEN_BY_ALL = frozenset({"client", "schedule", "request"})
+SEEN_BY_ALL = frozenset({"client", "schedule", "request", "service"})
 """`all_tables` and patterns see what these wrote; rows derived by on_write runs only on request, or by naming the table."""
 CHAIN_LIMIT = 16
 """Rows that came through more triggers than this are an error, never a silent skip."""

@@ -9,7 +9,7 @@ from typing import Any
 from pyarrow import flight
 
 from walmill.auth.rules import Identity, parse_authorization
-from walmill.errors import InvalidRequest
+from walmill.errors import InvalidRequest, Unavailable
 from walmill.flight.problems import flight_error
 from walmill.flight.ticket import DATABASE_HEADERS
 from walmill.query.desk import Asked
@@ -125,9 +125,15 @@ class Calls:
         self._thread.start()
 
     def begin(self, context: Any, queries: list[Asked]) -> Call:
-        """Notes a call, and the queries that it runs now and later."""
+        """Notes a call, and the queries that it runs now and later.
+
+        Raises:
+            Unavailable: If the server is stopping: nobody would stop them.
+        """
         call = Call(context, queries)
         with self._lock:
+            if self._closed.is_set():
+                raise Unavailable("the server is stopping; send it again", retry_after=1)
             self._running.add(call)
         return call
 
@@ -138,10 +144,10 @@ class Calls:
 
     def close(self) -> None:
         """Stops what runs."""
-        self._closed.set()
-        self._thread.join()
         with self._lock:
+            self._closed.set()
             running = list(self._running)
+        self._thread.join()
         for call in running:
             for query in list(call.queries):
                 query.cancel()

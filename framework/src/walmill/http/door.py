@@ -34,6 +34,8 @@ class FlightRoom:
         self._lock = threading.Lock()
         self._server: FlightServer | None = None
         self._closed = False
+        self.stopping = False
+        """Whether nothing new comes in: uvicorn has told the connections that it knew, and would wait for others."""
 
     def path(self) -> str:
         """Where it listens. Call it in a thread: the first call starts it.
@@ -78,6 +80,9 @@ class _Door(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._room.stopping:
+            self._transport.abort()
+            return
         self._http.connection_made(transport)  # it counts there, and a stop closes it
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +90,8 @@ class _Door(asyncio.Protocol):
         if not self._seen.startswith(PREFACE) and not PREFACE.startswith(self._seen):
             self._transport.set_protocol(self._http)
             self._http.data_received(self._seen)
+        elif self._room.stopping:
+            self._transport.close()
         elif len(self._seen) >= len(PREFACE):
             self._http.connections.discard(self._http)
             pump = _Pump(self._transport, self._http)
@@ -95,7 +102,8 @@ class _Door(asyncio.Protocol):
         return cast("bool | None", self._http.eof_received())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._http.connection_lost(exc)
+        if self._http.transport is not None:
+            self._http.connection_lost(exc)
 
 
 class _Pump(asyncio.Protocol):

@@ -60,9 +60,10 @@ log = get_logger("walmill.serve")
 class _Server(uvicorn.Server):
     """A uvicorn whose signals are somebody else's business, and that says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], room: FlightRoom | None) -> None:
         super().__init__(config)
         self._ready = ready
+        self._room = room
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -70,6 +71,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("stopping: nothing more is accepted, runs may finish")
+        if self._room is not None:
+            self._room.stopping = True
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -128,7 +131,7 @@ def _server(
     if certificates is not None:
         config.load()  # which knows files only, and reads them once
         config.ssl = certificates.context
-    return _Server(config, ready)
+    return _Server(config, ready, room)
 
 
 def _flight(site: Site, without_auth: bool) -> FlightServer:

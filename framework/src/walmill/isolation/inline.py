@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from typing import Any
 
 from walmill.context.local import Limits, LocalAsyncContext, LocalContext, RunState
-from walmill.errors import PluginFailure, described, shown
+from walmill.errors import PluginFailure, shown
 from walmill.isolation.arriving import body_here
 from walmill.isolation.base import Called, Gate, Seat
 from walmill.isolation.batch import BatchSource
@@ -24,7 +24,7 @@ from walmill_hookspecs import AsyncBody, Body, Request, RunCancelled, TriggerInf
 from walmill_hookspecs.body import async_body_of, body_of
 from walmill_hookspecs.settings import is_settings, parse
 from walmill_worker.binding import Binding, BoundHook
-from walmill_worker.calling import call, call_async
+from walmill_worker.calling import call, call_async, call_back_async
 from walmill_worker.capture import current
 
 BLOCKING_SECONDS = 0.1
@@ -313,13 +313,7 @@ class InlineWorker:
 
     async def call_back(self, state: RunState) -> None:
         """See `Seat.call_back`."""
-        for callback in state.callbacks:
-            try:
-                result = callback()
-                if asyncio.iscoroutine(result):
-                    await result
-            except Exception as error:  # noqa: BLE001 - the run is committed; its callback cannot undo that
-                state.voice.line("ERROR", f"a callback of on_commit failed: {described(error)}")
+        await call_back_async(state.callbacks, state.voice.callback_failed)
 
     async def close(self) -> None:
         """See `Worker.close`."""

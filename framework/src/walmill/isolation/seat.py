@@ -193,6 +193,7 @@ class Process:
             return Called(error=RemoteError("WorkerDied", "the worker ended before the run began"))
         self._state, self._calls = state, Calls(state, values.get("body"))
         self._lines = 0
+        self.watched.limits = self._limits.of_hook(hook)
         waiting = self._waiting = asyncio.get_running_loop().create_future()
         told_batch = Told({}, [])
         try:
@@ -460,6 +461,8 @@ class Process:
     async def _later(self, calls: Calls, number: int, message: dict[str, Any], descriptors: list[int]) -> None:
         try:
             done = await calls.later(str(message.get("what")), message, descriptors)
+            if message.get("what") == "checkpoint":
+                self._lines = 0
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as above

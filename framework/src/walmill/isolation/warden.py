@@ -20,6 +20,9 @@ from walmill_worker.processes import children, descendants
 
 TICK_SECONDS = 0.01
 """A run that lasts is looked at so often."""
+LONG_SECONDS = 60.0
+LONG_TICK_SECONDS = 0.1
+"""A run that has lasted so long is looked at less often: sources run for weeks."""
 IDLE_SECONDS = 1.0
 """A worker without a run is looked at so often: a thread that a plugin left behind may go on in it."""
 QUIET_TICKS = 100
@@ -41,6 +44,7 @@ class Watched:
         cpu_before: Processor seconds that it had used then.
         peak: Most memory seen in this run, bytes; 0 if nobody looked.
         killed: Why it was killed from here.
+        seen_at: `time.monotonic()` when it was looked at last.
     """
 
     pid: int
@@ -51,6 +55,7 @@ class Watched:
     cpu_before: float = 0.0
     peak: int = 0
     killed: str | None = None
+    seen_at: float = 0.0
     _closing: threading.Lock = field(factory=threading.Lock)
     _tokens: float = 0.0
     _looked: float = 0.0
@@ -184,24 +189,33 @@ class Warden:
             sweep = now - swept >= IDLE_SECONDS
             if sweep:
                 swept = now
-            busy = False
+            busy, calm = False, True
             soonest = now + TICK_SECONDS
             for one in watched:
                 began = one.began
+                lasts = 0.0 if began is None else now - began
+                due = lasts >= TICK_SECONDS / 2 and (lasts < LONG_SECONDS or now - one.seen_at >= LONG_TICK_SECONDS)
                 if began is not None:
                     busy = True
+                    calm = calm and lasts >= LONG_SECONDS and one.limits.seconds is None
                     if one.limits.seconds is not None:
                         soonest = min(soonest, began + one.limits.seconds)
-                if sweep or one.stopped or (began is not None and now - began >= TICK_SECONDS / 2):
+                if sweep or one.stopped or due:
+                    one.seen_at = now
                     with contextlib.suppress(OSError, ValueError):  # it has ended
                         one.look(now)
-                    busy = busy or one.stopped
+                    busy, calm = busy or one.stopped, calm and not one.stopped
             self._quiet = 0 if busy else self._quiet + 1
             if self._quiet > QUIET_TICKS:
                 self._wake.clear()
                 if not any(one.began is not None for one in watched) and not self._end:
                     self._wake.wait(IDLE_SECONDS if watched else None)
                 self._quiet = 0 if self._wake.is_set() else QUIET_TICKS
+            elif busy and calm:
+                self._wake.clear()
+                # one that has begun since then has set it, or is seen here
+                if not any(one.began is not None and one.began >= now for one in watched) and not self._end:
+                    self._wake.wait(LONG_TICK_SECONDS)
             else:
                 time.sleep(max(0.0005, soonest - time.monotonic()))
 

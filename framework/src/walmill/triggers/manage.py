@@ -19,7 +19,16 @@ from walmill.plugins.description import PluginDescription
 from walmill.settings.limits import LIMITS, parse_limits
 from walmill.store.draft import Draft
 from walmill.triggers.paths import paths_overlap
-from walmill.triggers.spec import CronSpec, EverySpec, RequestSpec, Spec, calendar_problem, fire_times, parse_spec
+from walmill.triggers.spec import (
+    CronSpec,
+    EverySpec,
+    RequestSpec,
+    ServiceSpec,
+    Spec,
+    calendar_problem,
+    fire_times,
+    parse_spec,
+)
 from walmill.units import HOUR, format_duration, parse_duration
 
 POLICIES: Mapping[str, ErrorPolicy] = {"retry": "retry", "skip": "skip", "disable": "disable", "log": "skip"}
@@ -113,6 +122,8 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Mapping[str
         )
     limits, wrong = parse_limits(new.limits)
     problems += wrong
+    if isinstance(spec, ServiceSpec):
+        problems += _service_problems(new, limits)
     apart = [name for name in limits if LIMITS[name].isolated]
     if apart and new.executor is not None and executors.get(new.executor) is False:
         problems.append(
@@ -209,7 +220,8 @@ def trigger_of(draft: Draft, new: NewTrigger, spec: Spec, database: int) -> Trig
     """
     concurrency = new.max_concurrency
     if concurrency is None:
-        concurrency = ASYNC_CONCURRENCY if spec.kind == "request" or new.run_async else 1
+        several = spec.kind == "request" or (new.run_async and spec.kind != "service")
+        concurrency = ASYNC_CONCURRENCY if several else 1
     return Trigger(
         id=draft.catalog.next_id,
         database_id=database,
@@ -249,6 +261,19 @@ def _wait(value: str | int) -> int:
     if isinstance(value, bool) or not 0 <= value <= HOUR:
         raise InvalidRequest(f"{value!r} must be a duration of at most an hour, such as '500ms'")
     return value
+
+
+def _service_problems(new: NewTrigger, limits: Mapping[str, Any]) -> list[str]:
+    """What a source that runs for ever cannot have."""
+    problems = []
+    if new.max_concurrency not in (None, 1):
+        problems.append(
+            f"max_concurrency={new.max_concurrency!r} is not for a service, of which there is one call at a time"
+        )
+    timed = [name for name in ("timeout", "cpu_time") if name in limits]
+    if timed:
+        problems.append(f"the limit {' and '.join(timed)} is not for a service, which runs until it is asked to end")
+    return problems
 
 
 def _jitter_problems(jitter: int, spec: Spec) -> list[str]:

@@ -6,6 +6,7 @@ r"""What a trigger waits for, as text and as a value.
     every:1h30m                       a due time at each multiple of the duration since the epoch
     cron:0 9 * * MON-FRI@Europe/Berlin    a due time at each time that the expression names, UTC unless a zone is given
     request:devices/{id:int}          an HTTP request below the engine's route
+    service                           none: it runs as long as the engine does, and brings rows from elsewhere
 
 In table names a backslash takes the meaning from a comma, a star, a backslash, or white space at an end: `\,` `\*` `\\` `\ `.
 InfluxDB strips a repeated prefix; here `table:table:x` is the table `table:x`.
@@ -30,6 +31,7 @@ __all__ = [
     "CronSpec",
     "EverySpec",
     "RequestSpec",
+    "ServiceSpec",
     "Spec",
     "TablePattern",
     "TableSpec",
@@ -41,15 +43,17 @@ if TYPE_CHECKING:
     from walmill.schedule.cron import CronSchedule
     from walmill.schedule.interval import IntervalSchedule
 
-Kind = Literal["write", "schedule", "request"]
-Hook = Literal["on_write", "on_schedule", "on_request"]
+Kind = Literal["write", "schedule", "request", "service"]
+Hook = Literal["on_write", "on_schedule", "on_request", "on_service"]
 
 MIN_EVERY = MILLISECOND
 """Timers are no finer than about a millisecond (and InfluxDB divides by zero below it)."""
 MAX_EVERY = YEAR
 """InfluxDB's bound."""
 
-_FORMS = "'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', 'every:<DURATION>', or 'request:<PATH>'"
+_FORMS = (
+    "'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', 'every:<DURATION>', 'request:<PATH>', or 'service'"
+)
 
 
 @frozen(slots=False)
@@ -196,7 +200,18 @@ class RequestSpec:
         return f"request:{self.path}"
 
 
-Spec = TableSpec | AllTables | EverySpec | CronSpec | RequestSpec
+@frozen
+class ServiceSpec:
+    """No event: a source that runs as long as its trigger is enabled."""
+
+    kind: ClassVar[Kind] = "service"
+    hook: ClassVar[Hook] = "on_service"
+
+    def __str__(self) -> str:
+        return "service"
+
+
+Spec = TableSpec | AllTables | EverySpec | CronSpec | RequestSpec | ServiceSpec
 
 
 @lru_cache(65_536)  # whoever looks through all triggers, as each change of one does, asks for all of them
@@ -218,6 +233,8 @@ def parse_spec(text: str) -> Spec:
     try:
         if bare == "all_tables":
             return AllTables()
+        if bare == "service":
+            return ServiceSpec()
         if colon:
             match prefix:
                 case "table":

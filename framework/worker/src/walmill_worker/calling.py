@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from walmill_worker.binding import BoundHook
-from walmill_worker.errors import PluginFailure
+from walmill_worker.errors import PluginFailure, described
 
 
 def call(hook: BoundHook, values: Mapping[str, Any]) -> Any:
@@ -50,6 +50,45 @@ async def call_async(hook: BoundHook, values: Mapping[str, Any]) -> Any:
     except BaseException as raised:  # noqa: BLE001 - as above
         error = raised
     return _leave(entered, result, error)
+
+
+Callbacks = list[Callable[[], Any]]
+"""What was given to `on_commit`."""
+
+
+def taken(callbacks: Callbacks) -> Callbacks:
+    """What is there now, which is not there any more: what is given while a commit is made belongs to the next one."""
+    found = list(callbacks)
+    callbacks.clear()
+    return found
+
+
+def call_back(callbacks: Callbacks, failed: Callable[[str], None]) -> None:
+    """Calls what was given to `on_commit`, for a plain hook, in its thread.
+
+    Args:
+        callbacks: What was given.
+        failed: Told of each that raised: what it did is committed, and cannot be undone by that.
+    """
+    for callback in callbacks:
+        try:
+            result = callback()
+            if inspect.iscoroutine(result):
+                result.close()
+                failed("it is an `async def`, which a plain hook cannot await: give a plain function")
+        except Exception as error:  # noqa: BLE001 - the commit stands
+            failed(described(error))
+
+
+async def call_back_async(callbacks: Callbacks, failed: Callable[[str], None]) -> None:
+    """The same on a loop, where those that are `async def` are awaited."""
+    for callback in callbacks:
+        try:
+            result = callback()
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:  # noqa: BLE001 - as above
+            failed(described(error))
 
 
 def _enter(hook: BoundHook, values: Mapping[str, Any]) -> list[tuple[Callable[..., Any], Generator[None, Any, Any]]]:

@@ -53,6 +53,14 @@ class Voice:
         for line in lines:
             self.line("INFO", line)
 
+    def renew(self) -> None:
+        """What it said so far does not count any more."""
+        self.left = self.limit
+
+    def callback_failed(self, why: str) -> None:
+        """Says that a function that was given to `on_commit` failed."""
+        self.line("ERROR", f"a callback of on_commit failed: {why}")
+
     def end(self) -> None:
         """Says what was printed without a line end."""
         if self.partial:

@@ -29,7 +29,7 @@ from walmill_hookspecs.settings import is_settings, parse
 from walmill_worker import PROTOCOL
 from walmill_worker.batches import columns_of, table_batch
 from walmill_worker.binding import Binding, BoundHook, bind
-from walmill_worker.calling import call, call_async
+from walmill_worker.calling import call, call_async, call_back_async
 from walmill_worker.capture import Capture, Voice, current
 from walmill_worker.context import RunHere, WorkerAsyncContext, WorkerContext, to_datetime
 from walmill_worker.describe import describe_entry, load
@@ -297,6 +297,7 @@ class Child:
             now=message["now"],
             voice=voice,
             stopping=message["stopping"],
+            lasting=message["hook"] == "on_service",
         )
         if message["held"]:
             if self._loop is not None:  # it goes on with the plugin's own tasks meanwhile
@@ -448,13 +449,7 @@ class Child:
         run = self._run
         if run is not None:
             current.set(run.voice)
-            for callback in run.callbacks:
-                try:
-                    result = callback()
-                    if inspect.iscoroutine(result):
-                        await result
-                except Exception as error:  # noqa: BLE001 - the run is committed; its callback cannot undo that
-                    run.voice.line("ERROR", f"a callback of on_commit failed: {described(error)}")
+            await call_back_async(run.callbacks, run.voice.callback_failed)
             run.voice.end()
         self._send({"op": "called"})
 

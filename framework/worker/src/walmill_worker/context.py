@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from attrs import define, field
 
 from walmill_hookspecs import Line, QueryError, Run, TriggerInfo, WriteError
 from walmill_hookspecs.context import LoggerAdapter, WriteData
+from walmill_worker.calling import call_back, call_back_async, taken
 from walmill_worker.capture import PluginLogger, Voice
 from walmill_worker.given import listed, names_of, pack_given
 from walmill_worker.values import decode, encode
@@ -44,6 +46,7 @@ class RunHere:
         voice: Where its lines go.
         cancelled: Why it is to end.
         stopping: Whether it should end soon.
+        lasting: Whether it goes on for ever, so that its time is that of the moment.
         callbacks: What is to be called after the commit.
         ended: Whether the engine takes nothing more of it.
     """
@@ -57,6 +60,7 @@ class RunHere:
     voice: Voice
     cancelled: str | None = None
     stopping: bool = False
+    lasting: bool = False
     callbacks: list[Callable[[], Any]] = field(factory=list)
     ended: bool = False
 
@@ -172,6 +176,9 @@ class _Base(ContextBase):
         super().__init__(run)
         self._run = run
 
+    def now(self) -> datetime:
+        return to_datetime(time.time_ns()) if self._run.lasting else super().now()
+
     @property
     def stopping(self) -> bool:
         run = self._run
@@ -248,7 +255,16 @@ class WorkerContext(_Base):
         return int(_closing(descriptors, lambda: _of(self._run).ask("write_now", arguments, descriptors)))
 
     def checkpoint(self, through: int | None = None) -> None:
-        _of(self._run).ask("checkpoint", {"through": through})
+        run = self._run
+        callbacks = taken(run.callbacks)
+        try:
+            _of(run).ask("checkpoint", {"through": through})
+        except BaseException:
+            run.callbacks[:0] = callbacks
+            raise
+        run.voice.renew()
+        if not run.run.dry_run:
+            call_back(callbacks, run.voice.callback_failed)
 
 
 class WorkerAsyncContext(_Base):
@@ -307,7 +323,16 @@ class WorkerAsyncContext(_Base):
             _closing(descriptors, lambda: None)
 
     async def checkpoint(self, through: int | None = None) -> None:
-        await _of(self._run).ask_async("checkpoint", {"through": through})
+        run = self._run
+        callbacks = taken(run.callbacks)
+        try:
+            await _of(run).ask_async("checkpoint", {"through": through})
+        except BaseException:
+            run.callbacks[:0] = callbacks
+            raise
+        run.voice.renew()
+        if not run.run.dry_run:
+            await call_back_async(callbacks, run.voice.callback_failed)
 
 
 def _closing(descriptors: Sequence[int], act: Callable[[], Any]) -> Any:
