@@ -64,6 +64,7 @@ class Tally:
             self.memory = row.memory
         if row.status == "failed":
             self.failures += 1
+        if row.status in ("failed", "retry_later"):  # what a plugin waits for is what a person wants to know
             self.last_error, self.last_error_at = row.error, row.time
 
     def show(self) -> dict[str, Any]:

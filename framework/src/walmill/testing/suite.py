@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,31 @@ def plugin_suite(
                 )
                 assert report.answer is None or report.answer["status"] < 500
 
+        # ---- on_service
+
+        @both
+        def test_service_begins_and_ends(self, engine: Engine, executor: str) -> None:
+            engine.create_trigger(
+                database=DATABASE, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
+            )
+            _wait(lambda: engine.trigger(DATABASE, "t")["running"] or engine.trigger(DATABASE, "t")["runs"])
+            engine.disable_trigger(DATABASE, "t")
+            _wait(lambda: not engine.trigger(DATABASE, "t")["running"])
+            shown = engine.trigger(DATABASE, "t")
+            assert not shown["failures"], f"{shown['last_error']}: raise RetryLater for what is not there now"
+
+        @both
+        def test_service_begins_again(self, engine: Engine, executor: str) -> None:
+            engine.create_trigger(
+                database=DATABASE, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
+            )
+            for _ in range(2):
+                _wait(lambda: engine.trigger(DATABASE, "t")["running"] or engine.trigger(DATABASE, "t")["runs"])
+                engine.disable_trigger(DATABASE, "t")
+                _wait(lambda: not engine.trigger(DATABASE, "t")["running"])
+                engine.enable_trigger(DATABASE, "t")
+            assert engine.trigger(DATABASE, "t")["state"] == "enabled"
+
     for hook, parts in _OF_HOOK.items():
         if hook not in found.hooks:
             for name in [name for name in vars(PluginSuite) if any(part in name for part in parts)]:
@@ -259,6 +284,7 @@ _OF_HOOK = {
     "on_write": ("test_write", "repeated_write", "after_a_restart"),
     "on_schedule": ("test_schedule", "repeated_schedule"),
     "on_request": ("test_requests",),
+    "on_service": ("test_service",),
     "register_settings": ("argument", "settings"),
     "register_triggers": ("suggests",),
 }
@@ -292,6 +318,13 @@ def _effects(report: Report) -> tuple[Any, ...]:
     """What a run came to, apart from times."""
     written = {name: sorted(_TIME.sub("", line) for line in lines) for name, lines in report.writes.items()}
     return report.status, dict(report.counts), written, sorted(str(one.get("key")) for one in report.state)
+
+
+def _wait(found: Callable[[], object]) -> None:
+    until = time.monotonic() + SECONDS
+    while not found():
+        assert time.monotonic() < until, f"it did not happen within {SECONDS:.0f} s"
+        time.sleep(0.01)
 
 
 def _wait_idle(engine: Engine) -> None:

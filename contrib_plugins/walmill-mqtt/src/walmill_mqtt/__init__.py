@@ -1,0 +1,1 @@
+"""A source that stores what an MQTT broker sends, each message once."""
