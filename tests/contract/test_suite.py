@@ -63,6 +63,10 @@ class Wrong:
     @hookimpl
     def on_request(self, request, ctx):
         return request.query_params["limit"]
+
+    @hookimpl
+    def on_service(self, ctx):
+        raise OSError("nobody is there")
 """
 FAILING = {
     "test_it_says_what_it_does",
@@ -73,6 +77,7 @@ FAILING = {
     "test_a_repeated_write_does_the_same",
     "test_requests",
     "test_requests_that_are_wrong_are_answered",
+    "test_service_begins_and_ends",
 }
 TESTS = """
 import good_one, wrong_one

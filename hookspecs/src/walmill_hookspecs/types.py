@@ -269,7 +269,7 @@ class Request:
 
         try:
             return json.loads(self.text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the second: lists in lists in lists
             raise HTTPError(400, f"the body is not JSON: {error}") from None
 
     def stream(self, size: int = 65536) -> Iterator[bytes]:

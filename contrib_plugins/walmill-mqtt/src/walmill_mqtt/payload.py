@@ -109,7 +109,8 @@ def _row(item: Any, tags: Mapping[str, str], shape: Shape, came: int) -> Row:
     found = members.get(shape.id) if shape.id is not None else None
     if shape.id is not None and (found is None or isinstance(found, bool)):
         raise Unreadable(f"the object has no member {shape.id!r} that names it")
-    row_tags, fields = dict(tags), {}
+    row_tags = dict(tags)
+    fields: dict[str, int | float | bool | str | None] = {}
     for name, value in members.items():
         if value is None or name == "time":
             continue

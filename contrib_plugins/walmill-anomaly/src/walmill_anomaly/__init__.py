@@ -1,0 +1,1 @@
+"""Values that are far from what their series usually has."""

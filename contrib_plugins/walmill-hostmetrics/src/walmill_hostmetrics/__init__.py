@@ -1,0 +1,1 @@
+"""Processor, memory, disks and network of this machine, on a schedule."""

@@ -1,0 +1,1 @@
+"""Rows and requests become messages: to webhooks, chat rooms and by mail."""

@@ -1,0 +1,1 @@
+"""Checks of rows after they were written, with findings in a table."""
