@@ -7,6 +7,7 @@ TestContract = plugin_suite("walmill_spikes", rows="press,line=3 force=71.3", ar
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ NAME = "plugin-under-test"
 DATABASE = "suite"
 SECONDS = 20.0
 """A run, or what is waited for, that takes longer fails."""
+_databases = itertools.count(1)
 _TIME = re.compile(r" -?\d+$")
 _WRONG = {"int": "many", "float": "many", "bool": "perhaps", "duration": "soon", "enum": "none of these"}
 
@@ -73,16 +75,27 @@ def plugin_suite(
     class PluginSuite:
         """Contract tests of one plugin."""
 
-        @pytest.fixture
-        def engine(self) -> Iterator[Engine]:
+        database = DATABASE
+
+        @pytest.fixture(scope="class")
+        @classmethod
+        def _opened(cls) -> Iterator[Engine]:
             with Engine.open(EngineOptions(discover_plugins=False, shutdown_timeout=5.0)) as opened:
                 opened.add_plugin(NAME, value)
                 yield opened
 
+        @pytest.fixture
+        def engine(self, _opened: Engine) -> Iterator[Engine]:
+            """One engine for all: to open one takes longer than most tests. Each has a database of its own."""
+            self.database = f"{DATABASE}_{next(_databases)}"
+            yield _opened
+            for shown in _opened.triggers(self.database) if self.database in _opened.databases() else ():
+                _opened.delete_trigger(self.database, shown["trigger_name"], force=True)
+
         def _try(self, engine: Engine, executor: str, kind: Any, **more: Any) -> Report:
             asked = Rehearsal(
                 kind=kind,
-                database=DATABASE,
+                database=self.database,
                 plugin=NAME,
                 executor=executor,
                 arguments={**given, **more.pop("arguments", {})},
@@ -129,7 +142,7 @@ def plugin_suite(
         def test_what_it_suggests_can_be_created(self, engine: Engine) -> None:
             for one in found.triggers:
                 new = manage.NewTrigger(
-                    database=DATABASE,
+                    database=self.database,
                     name=one["name"],
                     plugin=NAME,
                     spec=one["spec"],
@@ -214,12 +227,12 @@ def plugin_suite(
 
         @both
         def test_schedule_with_rows(self, engine: Engine, executor: str) -> None:
-            engine.write(rows, database=DATABASE)
+            engine.write(rows, database=self.database)
             self._good(self._try(engine, executor, "schedule"))
 
         @both
         def test_a_repeated_schedule_does_the_same(self, engine: Engine, executor: str) -> None:
-            engine.write(rows, database=DATABASE)
+            engine.write(rows, database=self.database)
             at = 1_700_000_000_000_000_000
             first, second = (self._good(self._try(engine, executor, "schedule", at=at)) for _ in range(2))
             if repeats:
@@ -229,7 +242,7 @@ def plugin_suite(
 
         @both
         def test_requests(self, engine: Engine, executor: str) -> None:
-            engine.write(rows, database=DATABASE)
+            engine.write(rows, database=self.database)
             for one in requests:
                 report = self._good(self._try(engine, executor, "request", request=request(**one)))
                 assert report.answer is not None
@@ -256,25 +269,27 @@ def plugin_suite(
         @both
         def test_service_begins_and_ends(self, engine: Engine, executor: str) -> None:
             engine.create_trigger(
-                database=DATABASE, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
+                database=self.database, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
             )
-            _wait(lambda: engine.trigger(DATABASE, "t")["running"] or engine.trigger(DATABASE, "t")["runs"])
-            engine.disable_trigger(DATABASE, "t")
-            _wait(lambda: not engine.trigger(DATABASE, "t")["running"])
-            shown = engine.trigger(DATABASE, "t")
+            _wait(lambda: engine.trigger(self.database, "t")["running"] or engine.trigger(self.database, "t")["runs"])
+            engine.disable_trigger(self.database, "t")
+            _wait(lambda: not engine.trigger(self.database, "t")["running"])
+            shown = engine.trigger(self.database, "t")
             assert not shown["failures"], f"{shown['last_error']}: raise RetryLater for what is not there now"
 
         @both
         def test_service_begins_again(self, engine: Engine, executor: str) -> None:
             engine.create_trigger(
-                database=DATABASE, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
+                database=self.database, name="t", plugin=NAME, spec="service", arguments=given, executor=executor
             )
             for _ in range(2):
-                _wait(lambda: engine.trigger(DATABASE, "t")["running"] or engine.trigger(DATABASE, "t")["runs"])
-                engine.disable_trigger(DATABASE, "t")
-                _wait(lambda: not engine.trigger(DATABASE, "t")["running"])
-                engine.enable_trigger(DATABASE, "t")
-            assert engine.trigger(DATABASE, "t")["state"] == "enabled"
+                _wait(
+                    lambda: engine.trigger(self.database, "t")["running"] or engine.trigger(self.database, "t")["runs"]
+                )
+                engine.disable_trigger(self.database, "t")
+                _wait(lambda: not engine.trigger(self.database, "t")["running"])
+                engine.enable_trigger(self.database, "t")
+            assert engine.trigger(self.database, "t")["state"] == "enabled"
 
     for hook, parts in _OF_HOOK.items():
         if hook not in found.hooks:
