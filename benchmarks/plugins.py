@@ -165,9 +165,32 @@ def reloading(rounds: int) -> list[list[str]]:
     return rows
 
 
+def making(rounds: int) -> list[list[str]]:
+    """`walmill plugin new`, and the tests of what it made: the unit tests and the contract tests, one process."""
+    rows = []
+    for hooks in ("write", "write,schedule,request,service"):
+        made, tested = [], []
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as place:
+                ask = [*WALMILL, "plugin", "new", "--name", "benched", "--hooks", hooks, "--no-input", "-o", place]
+                began = time.perf_counter()
+                subprocess.run(ask, check=True, stdout=subprocess.DEVNULL)
+                made.append(time.perf_counter() - began)
+                project = Path(place, "walmill-benched")
+                environ = {**os.environ, "PYTHONPATH": str(project / "src")}
+                began = time.perf_counter()
+                test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+                subprocess.run(test, check=True, cwd=project, env=environ, stdout=subprocess.DEVNULL)
+                tested.append(time.perf_counter() - began)
+        rows.append([f"plugin new --hooks {hooks}", *shown(made)])
+        rows.append(["its tests", *shown(tested)])
+    return rows
+
+
 PARTS: dict[str, tuple[Callable[[int], list[list[str]]], str, list[str], int]] = {
     "list": (listing, "Listing plugins, ms", ["command", "p50", "p99"], 10),
     "start": (starting, "`walmill serve` until it listens, ms", ["with", "p50", "p99"], 5),
+    "new": (making, "A new plugin and its tests, ms", ["command", "p50", "p99"], 5),
     "reload": (reloading, "From a save to the first run that has it, ms", ["executor", "p50", "p99"], 30),
 }
 

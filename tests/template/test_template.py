@@ -20,17 +20,19 @@ from walmill.cli.main import run as walmill
 from walmill.scaffold import render
 
 TEMPLATE = Path(__file__).parents[2] / "cookiecutter-plugin"
-HOOKS = ("write", "schedule", "request")
-CHOICES = [chosen for count in (1, 2, 3) for chosen in itertools.combinations(HOOKS, count)]
+HOOKS = ("write", "schedule", "request", "service")
+CHOICES = [chosen for count in (1, 2, 4) for chosen in itertools.combinations(HOOKS, count)]
 FILES = {
     ".gitignore",
     "AGENTS.md",
     "CHANGELOG.md",
+    "LICENSE",
     "README.md",
     "pyproject.toml",
     "src/{package}/__init__.py",
     "src/{package}/py.typed",
     "src/{package}/settings.py",
+    "tests/test_contract.py",
     "tests/test_plugin.py",
 }
 
@@ -81,7 +83,7 @@ def test_the_name_is_asked_for_once_and_not_at_all_without_input(
     assert (tmp_path / "walmill-my-plugin").is_dir()
     pip = "pip" if importlib.util.find_spec("pip") else "uv pip"
     assert f"\n  {pip} install -e " in capsys.readouterr().out, "the pip of another environment would install elsewhere"
-    monkeypatch.setattr("sys.stdin", io.StringIO("cooler\n" + "\n" * 7))
+    monkeypatch.setattr("sys.stdin", io.StringIO("cooler\n" + "\n" * 8))
     assert walmill(["plugin", "new", "-o", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.count("Name of the plugin") == 1
@@ -98,10 +100,25 @@ def test_every_choice_passes_its_own_checks(asynchronous: str, tmp_path: Path) -
         there = {hook for hook in HOOKS if f"def on_{hook}(" in code}
         assert there == set(chosen)
         assert ("async def" in code) == (asynchronous == "yes")
-        check(project, "pytest", "-q", "-p", "no:cacheprovider")
+        check(project, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_plugin.py")
+    check(project, "pytest", "-q", "-p", "no:cacheprovider")  # the last one has all hooks, and is tried on an engine
     check(tmp_path, "ruff", "check", "--no-cache", ".")
     check(tmp_path, "ruff", "format", "--no-cache", "--check", ".")
-    check(project, "mypy", "--cache-dir", os.devnull)  # the last one has all three hooks
+    check(project, "mypy", "--cache-dir", os.devnull)
+
+
+@pytest.mark.parametrize("licence", ["Apache-2.0", "MIT", "BSD-3-Clause", "none"])
+def test_licences(licence: str, tmp_path: Path) -> None:
+    import tomllib
+
+    project = made(tmp_path, name="licensed", author="Zoë", licence=licence, hooks="write")
+    told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert told.get("license") == (None if licence == "none" else licence)
+    text = (project / "LICENSE").read_text(encoding="utf-8") if licence != "none" else ""
+    assert (project / "LICENSE").exists() == (licence != "none")
+    assert {"Apache-2.0": "Apache License", "MIT": "Copyright (c) Zoë", "BSD-3-Clause": "Neither the name"}.get(
+        licence, ""
+    ) in text
 
 
 def test_answers_with_quotes_and_dots_make_a_sound_package(tmp_path: Path) -> None:
@@ -117,7 +134,7 @@ def test_answers_with_quotes_and_dots_make_a_sound_package(tmp_path: Path) -> No
     assert told["entry-points"] == {"walmill": {"a.b": "walmill_a_b"}}
     assert told["requires-python"] == ">=3.12"
     check(project, "ruff", "check", "--no-cache", ".")
-    check(project, "pytest", "-q", "-p", "no:cacheprovider")
+    check(project, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_plugin.py")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +144,7 @@ def test_answers_with_quotes_and_dots_make_a_sound_package(tmp_path: Path) -> No
         ({"dist_name": "-x"}, "the distribution '-x' must be"),
         ({"package": "class"}, "the package 'class' is not a Python name"),
         ({"package": "json"}, "the package 'json' would hide another"),
-        ({"hooks": "write,never"}, "the hooks 'write,never' are not of write, schedule, request"),
+        ({"hooks": "write,never"}, "the hooks 'write,never' are not of write, schedule, request, service"),
         ({"hooks": " "}, "the hooks ' ' are not of"),
         ({"python": "2.7"}, "the Python '2.7' must be 3.11"),
         ({"description": "two\nlines"}, "the description 'two\\nlines' must be one line"),
@@ -195,7 +212,7 @@ def test_from_the_template_to_a_running_plugin(
         assert answer.read() == b'{"hello": "mill", "asked": 1}'
 
     # Its own tests and the type checker find the installed package; ruff looks at its source.
-    run("python -m pytest -q -p no:cacheprovider", "3 passed", directory=project)
+    run("python -m pytest -q -p no:cacheprovider", "passed in", directory=project)
     run(f"python -m mypy --cache-dir {os.devnull}", "Success", directory=project)
     ruff = Path(sysconfig.get_path("scripts")) / "ruff"
     run(f"{ruff} check --no-cache && {ruff} format --no-cache --check", directory=project)

@@ -1,6 +1,7 @@
 {%- set write = cookiecutter.__write == 'True' -%}
 {%- set schedule = cookiecutter.__schedule == 'True' -%}
 {%- set request = cookiecutter.__request == 'True' -%}
+{%- set service = cookiecutter.__service == 'True' -%}
 {%- set wait = cookiecutter.asynchronous == 'yes' -%}
 {%- set open = 'asyncio.run(' if wait else '' -%}
 {%- set close = ')' if wait else '' -%}
@@ -8,6 +9,7 @@
 {%- set hooks = [] -%}
 {%- if request %}{% set hooks = hooks + ['on_request'] %}{% endif -%}
 {%- if schedule %}{% set hooks = hooks + ['on_schedule'] %}{% endif -%}
+{%- if service %}{% set hooks = hooks + ['on_service'] %}{% endif -%}
 {%- if write %}{% set hooks = hooks + ['on_write'] %}{% endif -%}
 {%- set fakes = [fake] -%}
 {%- if request %}{% set fakes = fakes + ['request'] %}{% endif -%}
@@ -17,6 +19,9 @@
 {% if wait %}
 import asyncio
 {% endif %}
+{%- if service %}
+import pytest
+{%- endif %}
 from walmill_hookspecs.fakes import {{ fakes | join(', ') }}
 
 from {{ cookiecutter.package }} import {{ hooks | join(', ') }}
@@ -47,4 +52,15 @@ def test_a_request_is_answered() -> None:
     context = {{ fake }}(settings=Settings())
     reply = {{ open }}on_request(request(query={"name": "mill"}), context){{ close }}
     assert reply == {"hello": "mill", "asked": 1}
+{%- endif %}
+{%- if service %}
+
+
+def test_a_source_runs_until_it_is_asked_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("{{ cookiecutter.package }}.SECONDS", 0.0)
+    context = {{ fake }}(settings=Settings())
+    context.on_commit(lambda: setattr(context, "stopping", True))
+    {{ open }}on_service(context){{ close }}
+    assert [line.fields for line in context.written] == [{"beats": 1}]
+    assert context.checkpoints == [None]
 {%- endif %}

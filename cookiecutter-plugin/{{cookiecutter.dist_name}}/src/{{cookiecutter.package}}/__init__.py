@@ -1,6 +1,7 @@
 {%- set write = cookiecutter.__write == 'True' -%}
 {%- set schedule = cookiecutter.__schedule == 'True' -%}
 {%- set request = cookiecutter.__request == 'True' -%}
+{%- set service = cookiecutter.__service == 'True' -%}
 {%- set wait = cookiecutter.asynchronous == 'yes' -%}
 {%- set def = 'async def' if wait else 'def' -%}
 {%- set context = 'AsyncContext' if wait else 'Context' -%}
@@ -10,10 +11,16 @@
 {%- if write %}{% set names = names + ['WriteBatch'] %}{% endif -%}
 {%- set names = names + ['hookimpl'] -%}
 """{{ cookiecutter.description | replace('\\', '\\\\') | replace('"', "'") }}"""
-
+{% if service %}
+import {{ 'asyncio' if wait else 'time' }}
+{% endif %}
 from walmill_hookspecs import {{ names | join(', ') }}
 
 from {{ cookiecutter.package }}.settings import Settings
+{%- if service %}
+
+SECONDS = 1.0
+{%- endif %}
 
 
 @hookimpl
@@ -50,4 +57,16 @@ def register_settings() -> type:
     asked = ctx.cache.incr("requests")
     ctx.write(Line(ctx.settings.target, tags={"table": "request"}, fields={"asked": asked}))
     return {"hello": request.query_params.get("name", "world"), "asked": asked}
+{%- endif %}
+{%- if service %}
+
+
+@hookimpl
+{{ def }} on_service(ctx: {{ context }}[Settings]) -> None:
+    """A source: this one says each second that it is there. A real one writes what comes from elsewhere."""
+    while not ctx.stopping:
+        beats = ctx.cache.incr("beats")
+        ctx.write(Line(ctx.settings.target, tags={"table": "beat"}, fields={"beats": beats}))
+        {{ 'await ' if wait else '' }}ctx.checkpoint()
+        {{ 'await asyncio' if wait else 'time' }}.sleep(SECONDS)
 {%- endif %}
