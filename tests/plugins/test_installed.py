@@ -13,6 +13,7 @@ from tests.isolation.conftest import runs, state, wait
 
 from walmill import Engine
 from walmill.errors import InvalidRequest
+from walmill.plugins.contract import contract_problem
 
 CODE = """
 from walmill_hookspecs import hookimpl, setting, settings
@@ -42,7 +43,9 @@ class Site:
         self.path = path
         path.mkdir()
 
-    def install(self, version: str, settings: str = ONE, hook: str = "on_write(self, batch, ctx)") -> None:
+    def install(
+        self, version: str, settings: str = ONE, hook: str = "on_write(self, batch, ctx)", requires: str = ">=0.1,<0.2"
+    ) -> None:
         self.uninstall()
         package = self.path / "walmill_copies"
         package.mkdir()
@@ -50,7 +53,8 @@ class Site:
         (package / "__init__.py").write_text(code + "#" * len(version))
         about = self.path / f"walmill_copies-{version}.dist-info"
         about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: walmill-copies\nVersion: {version}\n")
+        needs = f"Requires-Dist: walmill-hookspecs{requires}\n"
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: walmill-copies\nVersion: {version}\n{needs}")
         (about / "entry_points.txt").write_text("[walmill]\ncopies = walmill_copies:Copies\n")
         (about / "RECORD").write_text(f"walmill_copies/__init__.py,sha256={hash(code)},1\n")
 
@@ -174,3 +178,42 @@ def test_hooks_in_this_process_keep_what_was_imported(opened: Callable[..., Engi
     plugin = engine.registry.inspect("copies")
     assert (plugin.version, plugin.status) == ("2.0", "active")
     assert "run version 1.0 until it starts again" in (plugin.problem or "")
+
+
+def test_one_that_is_made_for_another_contract(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine)
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 1)
+    site.install("3.0.00", requires=">=7")
+    assert engine.look_for_plugins() == {"copies"}
+    shown = wait(lambda: (one := engine.trigger("d", "t"))["state"] == "paused" and one)
+    assert "it is made for walmill-hookspecs>=7" in shown["reason"]
+    (found,) = [one for one in engine.show_plugins() if one["name"] == "copies"]
+    assert (found["status"], found["version"]) == ("broken", "3.0.00")
+    write(engine)
+    site.install("1.0")
+    wait(lambda: state(engine, "t", "rows") == 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("walmill-hookspecs>=0.1,<0.2", None),
+        ("walmill-hookspecs", None),
+        ("Walmill-Hookspecs (>=0.1)", None),
+        ("walmill-hookspecs>=9; extra == 'more'", None),
+        ("walmill-hookspecs>=9; python_version < '3'", None),
+        ("walmill-hookspecs-more>=9", None),
+        ("walmill-hookspecs<0.1", "made for walmill-hookspecs<0.1, and this is 0.1.5"),
+        ("walmill-hookspecs[fakes]>=1,<2", "upgrade the plugin"),
+        ("walmill-hookspecs>>1", "no requirement"),
+    ],
+)
+def test_what_a_package_says_of_the_contract(line: str, problem: str | None) -> None:
+    metadata = (
+        f"Metadata-Version: 2.1\nName: x\nRequires-Dist: pyarrow\nRequires-Dist: {line}\n\nRequires-Dist: in the text"
+    )
+    found = contract_problem(metadata, "0.1.5")
+    assert found is None if problem is None else problem in (found or "")

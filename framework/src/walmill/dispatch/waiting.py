@@ -112,6 +112,8 @@ def hindrance(plugin: PluginDescription | None, trigger: Trigger, spec: Spec) ->
         return f"there is no plugin {trigger.plugin!r}; the trigger goes on when it is there"
     if plugin.status == "disabled":
         return f"the plugin {trigger.plugin!r} is disabled by the server's settings"
+    if plugin.status == "broken":
+        return f"the plugin {trigger.plugin!r} is broken: {plugin.cause}"
     if plugin.hooks and spec.hook not in plugin.hooks:
         return f"the plugin {trigger.plugin!r} lacks the hook {spec.hook} by now"
     return "; ".join(plugin.check_arguments(trigger.arguments)) or None

@@ -20,6 +20,7 @@ from attrs import define, evolve
 from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure
 from walmill.observe.log import get_logger
 from walmill.plugins.content import installed_digest, installed_roots, paths_of
+from walmill.plugins.contract import contract_problem
 from walmill.plugins.description import OBJECT, PluginDescription, names
 from walmill_hookspecs._markers import PROJECT
 from walmill_worker.binding import Binding, bind
@@ -97,7 +98,11 @@ class Registry:
             return
         if not self._may(entry_point.name):
             description = evolve(description, status="disabled")
-        self._known[entry_point.name] = _Known(description, entry_point)
+        elif distribution is not None:
+            problem = contract_problem(distribution.read_text("METADATA") or "")
+            if problem is not None:
+                description = evolve(description, status="broken", cause=problem)
+        self._known[entry_point.name] = _Known(description, entry_point, inspected=description.status == "broken")
 
     def _may(self, name: str) -> bool:
         """Whether the settings let a plugin be used."""
