@@ -187,7 +187,8 @@ def test_what_comes_is_stored_and_then_acknowledged(place: Place, wait: Wait, ex
     place.send(25)
     wait(lambda: place.empty)
     assert came(engine) == list(range(1, 26))
-    assert engine.trigger("d", "t")["running"] == 1
+    shown = engine.trigger("d", "t")
+    assert (shown["running"], shown["rows_written"]) == (1, 25)
     first = engine.query("SELECT CAST(min(time) AS BIGINT) FROM came", database="d").column(0)[0].as_py()
     assert first >= engine.trigger("d", "t")["created_at"], "rows without a time have that of the moment"
     # it reads what was written after it began
@@ -480,3 +481,50 @@ def test_wishes_that_came_during_a_commit_stay(data: st.DataObject) -> None:
     state = state.apply("s", state.resolve("s", cache.wishes(), 2), 2)
     left = RunCache(state.space("s"), now=3, limit=2**20)
     assert {key: left.get(key) for key in left.keys()} == model  # noqa: SIM118 - it is no dict
+
+
+NEEDS = """
+import os
+from walmill_hookspecs import BadSettings, hookimpl, setting, settings
+
+@settings
+class Settings:
+    inbox: str = setting("a directory")
+
+    def __attrs_post_init__(self):
+        if os.path.exists(self.inbox + "/bad"):
+            raise BadSettings("it is never right")
+
+@hookimpl
+def register_settings():
+    return Settings
+
+@hookimpl
+def on_service(ctx):
+    pass
+
+@hookimpl
+def on_write(batch, ctx):
+    pass
+"""
+
+
+@pytest.mark.parametrize("spec", ["service", "all_tables"])
+def test_arguments_that_are_never_right_are_tried_less_and_less_often(place: Place, wait: Wait, spec: str) -> None:
+    place.write(NEEDS)
+    engine = place.open()
+    more: Any = {"plugin": "inbox", "spec": spec, "arguments": {"inbox": str(place.inbox)}, "executor": "inline"}
+    engine.create_trigger(database="d", name="t", disabled=True, **more)
+    (place.inbox / "bad").touch()
+    # who creates one is told at once
+    for executor in engine.executors:
+        with pytest.raises(InvalidRequest, match="it is never right"):
+            engine.create_trigger(database="d", name="u", **{**more, "executor": executor})
+    engine.enable_trigger("d", "t")
+    engine.write("cpu v=1", database="d")
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")
+    assert "it is never right" in engine.trigger("d", "t")["reason"]
+    began = time.monotonic()
+    wait(lambda: engine.trigger("d", "t")["runs"] >= 4)
+    assert time.monotonic() - began >= 0.2, "longer and longer times lie between them"
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")

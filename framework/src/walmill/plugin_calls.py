@@ -9,15 +9,18 @@ from typing import Any
 
 from walmill.definitions import Definitions
 from walmill.dispatch.mill import Mill
-from walmill.errors import Conflict, InvalidRequest, NotFound, Unavailable, described
+from walmill.errors import Conflict, InvalidRequest, NotFound, PluginFailure, Unavailable, described
 from walmill.isolation.inspect import describe_all, inspect_entries
-from walmill.isolation.process import ProcessExecutor, Source
+from walmill.isolation.process import ProcessExecutor, Source, secrets_of
 from walmill.options import EngineOptions
 from walmill.plugins import upload
 from walmill.plugins.description import PACKAGE, PluginDescription
 from walmill.plugins.folder import PluginFolder
 from walmill.plugins.registry import Registry
 from walmill.plugins.supply import Supply
+from walmill_hookspecs import BadSettings
+from walmill_hookspecs.settings import parse
+from walmill_worker.calling import call
 from walmill_worker.describe import Described
 
 
@@ -263,6 +266,31 @@ class Plugins(Definitions):
             )
         described: Described = self._mill.run(self._processes.describe(plugin, value, python)).result()
         return described
+
+    def _check_settings(self, plugin: PluginDescription, arguments: Mapping[str, Any]) -> str | None:
+        """What a plugin's own check of its settings says against arguments that fit each by itself; None if nothing.
+
+        It is asked where the plugin may be imported: in a worker, or here if there are none.
+        """
+        if not plugin.checks or not self._mill.may_wait:
+            return None
+        try:
+            if plugin.installed and self._processes is not None:
+                found: str | None = self._mill.run(self._processes.check(plugin.name, arguments)).result()
+                return found
+            secrets_of(plugin.settings or (), arguments)
+        except BadSettings:  # a secret is not there yet
+            return None
+        except PluginFailure as error:
+            return error.message
+        try:
+            registers = self.registry.bind(plugin.name).hooks["register_settings"]
+            parse(call(registers, {}), arguments)
+        except BadSettings as error:
+            return str(error)
+        except PluginFailure as error:
+            return error.message
+        return None
 
     def _plugins_changed(self, names: Collection[str]) -> None:
         self._mill.plugins_changed(names)

@@ -85,7 +85,11 @@ class Triggers(Installs):
         asked = evolve(asked, plugin=description.name)
         if asked.executor is None:
             asked = evolve(asked, executor=self.default_executor if description.installed else "inline")
-        return asked, *manage.check_new(asked, description, self.executors)
+        spec, problems = manage.check_new(asked, description, self.executors)
+        if not problems:
+            own = self._check_settings(description, asked.arguments)
+            problems = [] if own is None else [own]
+        return asked, spec, problems
 
     def enable_plugin(
         self,

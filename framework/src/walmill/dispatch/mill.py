@@ -551,6 +551,7 @@ class Mill:
             "running": len(station.runs),
             "blocked": station.blocked,
             "lag_commits": 0,
+            "writing": sum(run.committed_rows for run in list(station.runs.values())),
         }
         if line is not None:
             found["lag_commits"] = line.lag(self._view.sequence)

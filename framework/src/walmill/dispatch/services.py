@@ -97,7 +97,6 @@ class ServiceDesk:
         self._asked = False
         self._wake = asyncio.Event()
         self._timers: list[asyncio.TimerHandle] = []
-        self.calls = 0
         self.waits = False
         station.on_change = self.begin_again
         loop = asyncio.get_running_loop()
@@ -129,6 +128,8 @@ class ServiceDesk:
         view = self._host.view()
         for state in self.station.runs.values():
             state.view = view
+        if self._asked:  # one that was just beginning has not heard it
+            self.station.stop_soon()
         if not self._stopped:
             self._timers = [
                 timer for timer in self._timers if not timer.cancelled() and timer.when() > time.monotonic()
@@ -156,7 +157,6 @@ class ServiceDesk:
             self._asked = False
             self._wake.clear()
             began = time.monotonic()
-            self.calls += 1
             ended = await self._call()
             if self._over() or self.station.blocked is not None:
                 return

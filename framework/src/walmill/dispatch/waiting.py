@@ -14,6 +14,8 @@ from walmill.plugins.description import PluginDescription
 from walmill.plugins.registry import Registry
 from walmill.triggers.spec import Spec
 
+TRY_SECONDS = 60.0
+"""At the latest after so long a trigger is tried again that could not begin though its plugin is there."""
 LOOK_SECONDS = 5.0
 """At the latest after so long it is looked again whether a plugin that a trigger waits for is there."""
 
@@ -53,6 +55,8 @@ class Waiting:
         self._pool = pool
         self._next: asyncio.TimerHandle | None = None
         self._patience = 0.0
+        self._tries: dict[int, tuple[float, float]] = {}
+        """By trigger: how long it was waited before it was started anew, and when that may be done again."""
 
     def changed(self, names: Collection[str]) -> None:
         """Plugins have changed, come or gone. Runs under way end with what they began with."""
@@ -63,6 +67,7 @@ class Waiting:
             plugin = station.trigger.plugin
             if plugin not in names:
                 continue
+            self._tries.pop(station.trigger.id, None)
             known = self._registry.peek(plugin)
             if known is None:
                 log.error("a trigger is paused: its plugin is gone", trigger=station.trigger.name, plugin=plugin)
@@ -85,6 +90,17 @@ class Waiting:
         if self._next is not None:
             self._next.cancel()
 
+    def _may_try(self, trigger: int, now: float) -> bool:
+        """Whether a trigger is started anew now. What keeps it from running may be its arguments, or a secret that is not there:
+        it is tried less and less often.
+        """
+        waited, next_time = self._tries.get(trigger, (0.0, 0.0))
+        if now < next_time:
+            return False
+        waited = min(TRY_SECONDS, 2 * waited + 0.05) if now - next_time < 2 * TRY_SECONDS else 0.05
+        self._tries[trigger] = (waited, now + waited)
+        return True
+
     def _look(self) -> None:
         self._next = None
         self._host.keep(self._look_again())
@@ -95,9 +111,11 @@ class Waiting:
         names = {station.trigger.plugin for station in waiting}
         look: Callable[[], set[str]] = lambda: {name for name in names if self._registry.usable(name)}  # noqa: E731
         usable = await asyncio.get_running_loop().run_in_executor(self._pool, look)
-        ready = [station for station in waiting if station.trigger.plugin in usable and not station.retired]
         if self._host.stopping:
             return
+        now = asyncio.get_running_loop().time()
+        there = [station for station in waiting if station.trigger.plugin in usable and not station.retired]
+        ready = [station for station in there if self._may_try(station.trigger.id, now)]
         if ready:
             self._host.start_anew(ready)
         if len(ready) < len(waiting):

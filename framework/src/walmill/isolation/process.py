@@ -367,6 +367,35 @@ class ProcessExecutor:
         finally:
             await process.end(1.0)
 
+    async def check(self, plugin: str, arguments: Mapping[str, Any]) -> str | None:
+        """What the plugin itself says against arguments, found out in a fresh worker; None if nothing.
+
+        Without a secret that is not there yet it cannot say anything.
+
+        Args:
+            plugin: Name of the plugin.
+            arguments: Of a trigger.
+
+        Raises:
+            PluginFailure: If the plugin cannot be loaded.
+        """
+        source = await asyncio.get_running_loop().run_in_executor(None, self._source, plugin)
+        try:
+            secrets = secrets_of(source.settings, arguments)
+        except BadSettings:
+            return None
+        info = TriggerInfo(name="(inspection)", database="", plugin=plugin, spec="")
+        limits = Limits(seconds=None, memory=None, cpu=None)
+        process = await self._process(info, limits, lambda process: None, source.python)
+        try:
+            seconds = self._options.start_seconds
+            await process.open(plugin, source.value, source.wrappers, arguments, secrets, seconds)
+        except BadSettings as error:
+            return str(error)
+        finally:
+            await process.end(1.0)
+        return None
+
     async def make(self, worker: ProcessWorker) -> Process:
         """A process for a worker, with the plugin loaded; waits while there are too many.
 

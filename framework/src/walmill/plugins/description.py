@@ -42,6 +42,7 @@ class PluginDescription:
         environment: The virtual environment that it has for itself; None for the engine's.
         source: Where that was installed from, as it was written.
         commit: The commit of a repository.
+        checks: Whether its settings check more than each by itself, which only the plugin can do.
         problem: Why what is there now is not used, but the version before it, in one sentence; None if all is well.
     """
 
@@ -64,6 +65,7 @@ class PluginDescription:
     source: str | None = None
     commit: str | None = None
     problem: str | None = None
+    checks: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -87,12 +89,13 @@ class PluginDescription:
             cause=found.broken,
             summary=found.summary,
             wraps=found.wraps,
+            checks=found.checks,
         )
 
     def to_json(self) -> dict[str, Any]:
         """As a dict of JSON types."""
         data = attrs.asdict(self, recurse=False)
-        del data["wraps"], data["installed"]
+        del data["wraps"], data["installed"], data["checks"]
         data["suggests"] = [dict(one) for one in self.suggests]
         data["hash"] = data.pop("digest")
         data["hooks"] = dict(self.hooks)

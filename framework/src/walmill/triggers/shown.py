@@ -74,4 +74,6 @@ def show(
         "lag_seconds": None if trigger.state == "disabled" else status.get("lag_seconds", 0.0),
         "next_due": status.get("next_due"),
         **figures,
+        # a source goes on for weeks: what it has committed counts before it ends
+        "rows_written": figures["rows_written"] + status.get("writing", 0),
     }

@@ -37,6 +37,7 @@ class Described:
         broken: Why it cannot be used, in one sentence; None if it can.
         summary: First line of its documentation.
         wraps: Whether it has hook wrappers.
+        checks: Whether its settings check more than each by itself, which only the plugin can do.
     """
 
     hooks: Mapping[str, bool] = field(factory=dict)
@@ -46,6 +47,7 @@ class Described:
     broken: str | None = None
     summary: str = ""
     wraps: bool = False
+    checks: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """As plain types."""
@@ -57,6 +59,7 @@ class Described:
             "broken": self.broken,
             "summary": self.summary,
             "wraps": self.wraps,
+            "checks": self.checks,
         }
 
     @classmethod
@@ -80,6 +83,7 @@ class Described:
                 broken=None if data["broken"] is None else str(data["broken"]),
                 summary=str(data["summary"]),
                 wraps=bool(data["wraps"]),
+                checks=bool(data.get("checks", False)),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a description has another form: {error!r}") from None
@@ -170,7 +174,7 @@ def describe_loaded(loaded: object, name: str) -> Described:
             else:
                 hooks[hook] = inspect.iscoroutinefunction(implementation.function)
                 parameters[hook] = tuple(implementation.argnames)
-    broken = None
+    broken, checks = None, False
     if not hooks and not wraps:
         unmarked = [hook for hook in HOOKS if callable(getattr(loaded, hook, None))]
         found = f"it has {' and '.join(unmarked)} without @hookimpl" if unmarked else "it has no hook"
@@ -183,6 +187,7 @@ def describe_loaded(loaded: object, name: str) -> Described:
                 broken = f"register_settings returned {made!r}; return a class made with @settings"
             else:
                 settings = describe(made)
+                checks = hasattr(made, "__attrs_post_init__")
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -205,6 +210,7 @@ def describe_loaded(loaded: object, name: str) -> Described:
         broken=broken,
         summary=summary,
         wraps=wraps and has_wrappers(loaded),
+        checks=checks,
     )
 
 
