@@ -12,6 +12,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor as Pool
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from walmill.clock import Clock
@@ -129,6 +130,9 @@ class Mill:
         self.history = History(self.submit)
         self.counts: dict[tuple[str, str, str], int] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}
+        self._asking = threading.Lock()
+        self._asked: set[Future[Any]] = set()
+        self._over = False
         self.loop = asyncio.new_event_loop()
         self._schedules: Schedules | None = None
         self._thread = threading.Thread(target=self._main, name="walmill-mill", daemon=True)
@@ -183,8 +187,24 @@ class Mill:
         return self._thread.is_alive() and threading.current_thread() is not self._thread and not self._stopping
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
-        """Runs a coroutine on the mill's loop; a concurrent future of its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Runs a coroutine on the mill's loop; a concurrent future of its result, or of the end of the loop."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        with self._asking:
+            self._asked.add(future)
+            late = self._over
+        if late:
+            self._give_up()
+        future.add_done_callback(self._asked.discard)
+        return future
+
+    def _give_up(self) -> None:
+        """Nobody will do any more what was asked of the loop: a thread that waits for it would wait for ever."""
+        with self._asking:
+            self._over = True
+            left = list(self._asked)
+        for future in left:
+            with contextlib.suppress(InvalidStateError):  # it was done after all
+                future.set_exception(Unavailable("the engine is closed"))
 
     # ---- what stations need of the engine
 
@@ -589,6 +609,7 @@ class Mill:
             self.loop.call_soon_threadsafe(self.loop.stop)
             if not self._blocked:
                 self._thread.join(2.0)
+        self._give_up()
 
     async def _stop(self, timeout: float) -> bool:
         self._stopping = True
