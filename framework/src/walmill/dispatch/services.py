@@ -204,7 +204,7 @@ class ServiceDesk:
             )
         self.waits = True
         try:
-            async with asyncio.timeout(max(seconds, 0.0)):
+            async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
             pass
