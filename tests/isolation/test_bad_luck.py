@@ -274,3 +274,11 @@ def test_a_spare_worker_is_kept_where_loading_takes_long(engine: Engine) -> None
     write(engine)
     wait(lambda: state(engine, "t", "rows") == 6)
     assert state(engine, "t", "pid") == spare
+
+
+def test_a_spare_that_is_made_while_its_trigger_ends_ends_as_well(engine: Engine) -> None:
+    make(engine, "copy", plugin="slow")
+    write(engine)
+    wait(lambda: state(engine, "t", "rows") == 3)
+    engine.delete_trigger("d", "t", force=True)
+    wait(lambda: engine.worker_processes()["count"] == 0)

@@ -446,6 +446,11 @@ class Slow(Trouble):
         time.sleep(0.2)
         super().__init__()
 
+    @hookimpl
+    def on_shutdown(self, ctx: Any) -> None:
+        """Takes longer than to make another one."""
+        time.sleep(1.0)
+
 
 class Broken:
     """Cannot be made."""

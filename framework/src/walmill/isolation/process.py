@@ -212,17 +212,16 @@ class ProcessWorker:
     async def _make_spare(self) -> None:
         try:
             process = await self._executor.make(self)
+            if self._closed:
+                await process.end(1.0)
+            else:
+                self._idle.appendleft(process)
+                self._next()
+                self._executor.given()
         except (WalmillError, BadSettings, OSError) as error:
             log.warning("a spare worker could not be made", trigger=self.trigger.name, error=str(error))
-            return
         finally:
             self._spare = None
-        if self._closed:
-            await process.end(1.0)
-        else:
-            self._idle.appendleft(process)
-            self._next()
-            self._executor.given()
 
     def give(self, seat: Seat) -> None:
         """See `Worker.give`."""
@@ -271,8 +270,8 @@ class ProcessWorker:
 
     async def close(self) -> None:
         """See `Worker.close`."""
-        for process in list(self._idle):
-            await self.let_go(process)
+        while self._idle:  # a spare that is made, or a run that ends, while one says goodbye comes to it
+            await self.let_go(self._idle[-1])
         self._closed = True
         while self._waiting:
             self._next()
