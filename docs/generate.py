@@ -26,6 +26,10 @@ def hooks() -> str:
         arguments = ", ".join(inspect.signature(hook).parameters)
         summary, _, rest = (inspect.getdoc(hook) or "").partition("\n\n")
         parts.append(f"## {name}({arguments})\n\n{summary}\n")
+        options = getattr(hook, f"{PROJECT}_spec")
+        for gone in (options.get("warn_on_impl"), *(options.get("warn_on_impl_args") or {}).values()):
+            if gone is not None:
+                parts.append(f"**Deprecated**: {gone}.\n")
         for line in rest.split("\n"):
             if line and not line.startswith(" "):
                 key, _, text = line.partition(":")

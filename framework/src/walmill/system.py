@@ -88,6 +88,7 @@ PLUGINS: Columns = {
     "status": pa.string(),
     "cause": pa.string(),
     "problem": pa.string(),
+    "deprecated": pa.string(),
     "hash": pa.string(),
     "triggers": pa.string(),
     "summary": pa.string(),
@@ -348,6 +349,7 @@ def _plugins(found: Sequence[Mapping[str, Any]]) -> pa.Table:
             "entry_point": one["value"],
             "hooks": ",".join(sorted(one["hooks"])),
             "triggers": ",".join(one["triggers"]),
+            "deprecated": "; ".join(one["deprecated"]) or None,
         }
         for one in found
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from walmill_hookspecs._markers import PROJECT, hookimpl, hookspec
+from walmill_hookspecs._markers import PROJECT, ContractDeprecationWarning, hookimpl, hookspec
 from walmill_hookspecs.body import AsyncBody, Body
 from walmill_hookspecs.context import AsyncContext, BaseContext, Cache, Context
 from walmill_hookspecs.errors import (
@@ -67,6 +67,7 @@ __all__ = [
     "ColumnName",
     "Context",
     "ContextError",
+    "ContractDeprecationWarning",
     "DisableTrigger",
     "Duration",
     "HTTPError",

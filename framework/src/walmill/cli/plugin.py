@@ -41,7 +41,7 @@ _COLUMNS: Columns = {
     "version": "version",
     "hooks (* async)": _hooks,
     "status": "status",
-    "cause": lambda row: row.get("cause") or row.get("problem"),
+    "cause": lambda row: row.get("cause") or row.get("problem") or "; ".join(row.get("deprecated") or ()) or None,
 }
 _OF_SERVER: Columns = {**_COLUMNS, "used by": lambda row: ", ".join(row.get("triggers") or ())}
 _EMPTY = "No plugin is installed; `walmill plugin new` starts one, and `pip install walmill-downsample` installs one."
@@ -124,6 +124,7 @@ def _say_plugin(shown: Mapping[str, Any]) -> None:
         ("status", shown.get("status")),
         ("cause", shown.get("cause")),
         ("problem", shown.get("problem")),
+        *(("deprecated", one) for one in shown.get("deprecated") or ()),
         *(("used by", one) for one in shown.get("triggers") or ()),
         *(("file", f"{one['file_path']} ({one['size_bytes']:,} bytes)") for one in shown.get("files") or ()),
     ]

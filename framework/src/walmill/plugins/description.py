@@ -43,6 +43,7 @@ class PluginDescription:
         source: Where that was installed from, as it was written.
         commit: The commit of a repository.
         checks: Whether its settings check more than each by itself, which only the plugin can do.
+        deprecated: What it uses that the contract is going to lose, one sentence each.
         problem: Why what is there now is not used, but the version before it, in one sentence; None if all is well.
     """
 
@@ -66,6 +67,7 @@ class PluginDescription:
     commit: str | None = None
     problem: str | None = None
     checks: bool = False
+    deprecated: tuple[str, ...] = ()
 
     @property
     def in_folder(self) -> bool:
@@ -90,6 +92,7 @@ class PluginDescription:
             summary=found.summary,
             wraps=found.wraps,
             checks=found.checks,
+            deprecated=found.deprecated,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class PluginDescription:
         data["suggests"] = [dict(one) for one in self.suggests]
         data["hash"] = data.pop("digest")
         data["hooks"] = dict(self.hooks)
+        data["deprecated"] = list(self.deprecated)
         data["parameters"] = {hook: list(names) for hook, names in self.parameters.items()}
         data["settings"] = None if self.settings is None else [info.to_json() for info in self.settings]
         return data

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -115,6 +116,10 @@ def plugin_suite(
 
         def test_it_has_a_hook(self) -> None:
             assert found.hooks
+
+        def test_nothing_that_it_uses_is_deprecated(self) -> None:
+            for one in found.deprecated:  # a warning among others; `walmill plugin check` makes an error of it
+                warnings.warn(one, DeprecationWarning, stacklevel=1)
 
         def test_its_arguments_fit(self, engine: Engine) -> None:
             problems = _described(engine).check_arguments(given)

@@ -8,13 +8,14 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from attrs import field, frozen
 
-from walmill_hookspecs import SuggestedTrigger
+from walmill_hookspecs import ContractDeprecationWarning, SuggestedTrigger
 from walmill_hookspecs._markers import PROJECT
 from walmill_hookspecs.settings import SettingInfo, describe, is_settings
 from walmill_worker.binding import HOOKS, bind, has_wrappers, instantiate, new_manager
@@ -38,6 +39,7 @@ class Described:
         summary: First line of its documentation.
         wraps: Whether it has hook wrappers.
         checks: Whether its settings check more than each by itself, which only the plugin can do.
+        deprecated: What it uses that the contract is going to lose, one sentence each.
     """
 
     hooks: Mapping[str, bool] = field(factory=dict)
@@ -48,6 +50,7 @@ class Described:
     summary: str = ""
     wraps: bool = False
     checks: bool = False
+    deprecated: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
         """As plain types."""
@@ -60,6 +63,7 @@ class Described:
             "summary": self.summary,
             "wraps": self.wraps,
             "checks": self.checks,
+            "deprecated": list(self.deprecated),
         }
 
     @classmethod
@@ -84,6 +88,7 @@ class Described:
                 summary=str(data["summary"]),
                 wraps=bool(data["wraps"]),
                 checks=bool(data.get("checks", False)),
+                deprecated=tuple(str(one) for one in data.get("deprecated", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a description has another form: {error!r}") from None
@@ -158,7 +163,9 @@ def describe_loaded(loaded: object, name: str) -> Described:
     try:
         plugin = instantiate(loaded, name)
         manager = new_manager()
-        manager.register(plugin, name=name)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            manager.register(plugin, name=name)
         manager.check_pending()
     except PluginFailure as error:
         return Described(broken=error.message)
@@ -211,7 +218,14 @@ def describe_loaded(loaded: object, name: str) -> Described:
         summary=summary,
         wraps=wraps and has_wrappers(loaded),
         checks=checks,
+        deprecated=_deprecated(warned),
     )
+
+
+def _deprecated(warned: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """What was warned of, each once: a wrapper and an implementation may use the same."""
+    said = [str(one.message) for one in warned if issubclass(one.category, ContractDeprecationWarning)]
+    return tuple(dict.fromkeys(" ".join(one.split("\n")[0].split()) for one in said))
 
 
 def _plain_trigger(one: object) -> dict[str, Any]:
