@@ -1,15 +1,22 @@
-"""Writes the generated pages of the reference: hooks, settings, command line. `--check` says whether they are current."""
+"""Writes the generated pages of the reference: hooks, settings, commands, routes, metrics. `--check` tells which are stale."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
+import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from walmill.cli.main import cli
+from walmill.engine import Engine
+from walmill.http.health import EngineCollector
+from walmill.http.openapi import document
+from walmill.http.operations import MEANINGS, OPERATIONS
 from walmill.settings.model import SETTINGS
 from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
@@ -96,7 +103,59 @@ def _option(option: click.Option) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-PAGES = {"hooks.md": hooks, "settings.md": settings, "cli.md": commands}
+def routes() -> str:
+    """The page of all routes."""
+    parts = [
+        "# All routes\n\nGenerated from `walmill.http.operations` by `docs/generate.py`; [openapi.json](openapi.json) says the "
+        "same to machines,\nand a server answers it to `GET /api/v3/openapi.json`. What a route takes stands in the query "
+        "string, or, where the method\nhas a body, in a JSON object as well. **Bold** has to be there. [HTTP](http.md) tells "
+        "what the answers mean.\n"
+    ]
+    for shelf, found in itertools.groupby(OPERATIONS, lambda one: one.shelf):
+        parts.append(f"## {shelf}\n\n| route | what | takes |\n|---|---|---|")
+        for one in found:
+            takes = ", ".join(f"**`{name}`**" if name in one.required else f"`{name}`" for name in one.members)
+            parts.append(f"| `{one.method} {one.path}` | {one.summary} | {takes or '–'} |")
+        parts.append("")
+    parts.append("## What they take\n\n| name | type | what |\n|---|---|---|")
+    parts += [f"| `{name}` | {kind} | {what.replace('|', chr(92) + '|')} |" for name, (kind, what) in MEANINGS.items()]
+    return "\n".join(parts) + "\n"
+
+
+def openapi() -> str:
+    """The routes for machines."""
+    return json.dumps(document(), indent=1) + "\n"
+
+
+def metrics() -> str:
+    """The page of the metrics, from those of an engine."""
+    with tempfile.TemporaryDirectory() as place, Engine.open(data_dir=place, discover_plugins=False) as engine:
+        found = [
+            (one.name + ("_total" if one.type == "counter" else ""), one.type, one._labelnames, one.documentation)
+            for one in EngineCollector(engine).collect()
+        ]
+    rows = [
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels) or '–'} | {text} |"
+        for name, kind, labels, text in sorted(found)
+    ]
+    return "\n".join(
+        [
+            "# Metrics\n\nGenerated from `walmill.http.health` by `docs/generate.py`. `GET /metrics` answers them for "
+            "Prometheus, with those of the\nprocess (`process_…`).\n\n| metric | type | labels | what |\n|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+PAGES = {
+    "hooks.md": hooks,
+    "settings.md": settings,
+    "cli.md": commands,
+    "routes.md": routes,
+    "metrics.md": metrics,
+    "openapi.json": openapi,
+}
 
 
 def main() -> int:

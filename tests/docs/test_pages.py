@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from walmill.cli.main import cli
+from walmill.settings.model import SETTINGS
 from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
 
@@ -33,6 +37,24 @@ def test_every_hook_is_documented() -> None:
     for name, hook in vars(specs).items():
         if hasattr(hook, f"{PROJECT}_spec"):
             assert f"\n## {name}(" in page, f"docs/reference/hooks.md does not document {name}"
+
+
+def test_every_option_and_setting_says_what_it_is() -> None:
+    def walk(command: click.Command, path: str) -> Iterator[str]:
+        if not (command.help or "").strip():
+            yield path
+        for one in command.params:
+            if isinstance(one, click.Option) and not one.hidden and not (one.help or "").strip():
+                yield f"{path} {one.opts[0]}"
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from walk(found, f"{path} {name}")
+
+    silent = [*walk(cli, "walmill"), *(name for name, one in SETTINGS.items() if not one.description)]
+    assert not silent
 
 
 @pytest.mark.parametrize("code", EXAMPLES)

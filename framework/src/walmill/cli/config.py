@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from walmill.cli.options import shown_format_option
 from walmill.cli.output import pairs, say, table
 from walmill.cli.serve import settings_from, settings_options
 from walmill.settings.model import SETTINGS, Settings
@@ -16,7 +17,7 @@ from walmill.settings.triggers import TriggerEntry
 
 @click.command()
 @click.option("--sources", is_flag=True, help="Say where each value came from.")
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @settings_options
 def show(*, sources: bool, output_format: str, config: Path | None, **flags: Any) -> None:
     """Show the settings that `walmill serve` would have with the same flags, environment and file.

@@ -11,13 +11,14 @@ import attrs
 import click
 
 from walmill.cli.checks import Check, exposed, gather
+from walmill.cli.options import shown_format_option
 from walmill.cli.output import cell, say, table
 from walmill.cli.serve import settings_from, settings_options
 from walmill.errors import InvalidRequest
 
 
 @click.command()
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @settings_options
 def doctor(*, output_format: str, config: Path | None, **flags: Any) -> int:
     """Check that a server with these settings can run here. Exits with 1 if something fails."""

@@ -85,6 +85,18 @@ def format_option(command: F) -> F:
     )(command)
 
 
+def shown_format_option(command: F) -> F:
+    """Adds `--format` with what a single thing can be printed as."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(("pretty", "json")),
+        default="pretty",
+        show_default=True,
+        help="How to print it.",
+    )(command)
+
+
 def connect(host: str, token: str | None, data_dir: Path | None, tls_ca: Path | None = None) -> Client:
     """A client for a server, with the token that was given, or that of a server on this machine.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import database_option, format_option, server_options
+from walmill.cli.options import database_option, format_option, server_options, shown_format_option
 from walmill.cli.output import Columns, pairs, records, say, table
 from walmill.errors import InvalidRequest
 
@@ -75,7 +75,7 @@ def show_plugins(*, client: Client, output_format: str) -> None:
 
 
 @click.command()
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @click.argument("name")
 @server_options
 def show_of_server(*, client: Client, output_format: str, name: str) -> int:
@@ -89,7 +89,7 @@ def show_of_server(*, client: Client, output_format: str, name: str) -> int:
 
 
 @click.command()
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @click.argument("name")
 def show_plugin(*, output_format: str, name: str) -> int:
     """Show the installed plugin NAME with its settings. Exits with 1 if it is broken."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from walmill.cli import incoming
-from walmill.cli.options import server_options
+from walmill.cli.options import server_options, shown_format_option
 from walmill.cli.output import clean
 from walmill.cli.trigger import body_of, headers_of, parse_arguments
 from walmill.errors import InvalidRequest, LimitReached, NotFound
@@ -54,9 +54,7 @@ def _common(command: F) -> F:
             type=click.Path(path_type=Path),
             help="Rows that are in the database before, if it runs here: line protocol, CSV or Parquet. May be repeated.",
         ),
-        click.option(
-            "--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True
-        ),
+        shown_format_option,
     ):
         command = option(command)
     return command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import server_options
+from walmill.cli.options import server_options, shown_format_option
 from walmill.cli.output import pairs, records, say
 from walmill.units import format_size
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @server_options
 def show_storage(*, client: Client, output_format: str) -> None:
     """Show where the data is: the log, the newest snapshot, rows in memory and in files for each table."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import format_option, server_options
+from walmill.cli.options import format_option, server_options, shown_format_option
 from walmill.cli.output import Columns, records, say
 from walmill.errors import InvalidRequest
 
@@ -55,7 +55,7 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--admin", is_flag=True, help="A token that may do everything; at present all may.")
 @click.option("--name", "named", help="The name, as InfluxDB takes it.")
 @click.option("--expiry", metavar="DURATION", help="How long it is good for, such as 10d; else for ever.")
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @_limit_options
 @click.argument("name", required=False)
 @server_options

@@ -35,7 +35,14 @@ _ERROR_WIDTH = 50
 
 @click.command()
 @database_option(required=False)
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two pictures.",
+)
 @click.option("--once", is_flag=True, help="Print one table, of one interval, and end.")
 @server_options
 def top(*, client: Client, database: str | None, interval: float, once: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from walmill.cli.options import database_option, format_option, server_options
+from walmill.cli.options import database_option, format_option, server_options, shown_format_option
 from walmill.cli.output import Columns, cell, clean, pairs, records, say
 from walmill.cli.progress import Bar
 
@@ -245,7 +245,7 @@ def show_triggers(*, client: Client, database: str | None, output_format: str) -
 
 @click.command()
 @database_option()
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @click.argument("name")
 @server_options
 def show_trigger(*, client: Client, database: str, output_format: str, name: str) -> None:
@@ -317,7 +317,7 @@ def delete_trigger(*, client: Client, database: str, force: bool, name: str) -> 
     "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of a request. May be repeated."
 )
 @click.option("--body", metavar="TEXT|@FILE", help="The body of a request.")
-@click.option("--format", "output_format", type=click.Choice(("pretty", "json")), default="pretty", show_default=True)
+@shown_format_option
 @click.argument("name")
 @server_options
 def run_trigger(

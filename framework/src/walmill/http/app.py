@@ -15,7 +15,18 @@ from starlette.routing import Route
 
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
-from walmill.http import admin, databases, health, installs, plugins, rehearsals, storage, triggers, valuecaches
+from walmill.http import (
+    admin,
+    databases,
+    health,
+    installs,
+    openapi,
+    plugins,
+    rehearsals,
+    storage,
+    triggers,
+    valuecaches,
+)
 from walmill.http.auth import Auth, AuthLayer
 from walmill.http.backup import backup_endpoint
 from walmill.http.columns import ARROW, JSON, ColumnsEndpoint
@@ -111,6 +122,7 @@ def build(
         *databases.routes(site),
         *storage.routes(site),
         *health.routes(site),
+        *openapi.routes(),
     ]
     app = Starlette(
         routes=routes,
