@@ -289,14 +289,6 @@ class Deaf:
         Deaf.active -= 1
 
 
-class Asleep:
-    """Waits for ever, where it can be cancelled."""
-
-    @hookimpl
-    async def on_service(self, ctx: Any) -> None:
-        await asyncio.sleep(3600)
-
-
 ASLEEP = """
 import asyncio
 from walmill_hookspecs import hookimpl
@@ -319,6 +311,17 @@ def test_one_that_does_not_end_is_cancelled(place: Place, wait: Wait, monkeypatc
     wait(lambda: last_run(engine).get("status") == "cancelled")
 
 
+class Once:
+    """Writes a row, and waits."""
+
+    @hookimpl
+    async def on_service(self, ctx: Any) -> None:
+        ctx.write("cpu v=1")
+        await ctx.checkpoint()
+        while not ctx.stopping:
+            await asyncio.sleep(0.005)
+
+
 def test_an_update_waits_for_the_one_before_it(engine: Engine, wait: Wait) -> None:
     Deaf.free, Deaf.calls, Deaf.active, Deaf.most = False, 0, 0, 0
     engine.register(Deaf, name="p")
@@ -338,7 +341,7 @@ def test_an_update_waits_for_the_one_before_it(engine: Engine, wait: Wait) -> No
 
 
 def test_what_a_source_cannot_have(engine: Engine) -> None:
-    engine.register(Asleep, name="p")
+    engine.register(Once, name="p")
     for more, message in (
         ({"max_concurrency": 2}, "one call at a time"),
         ({"methods": ["GET"]}, "methods are for request"),
@@ -363,16 +366,6 @@ class Seen:
     def on_write(self, batch: Any, ctx: Any) -> None:
         ctx.cache.incr("rows", batch.num_rows)
         ctx.write(Line("echo", {}, {"rows": batch.num_rows, "origin": batch.origin}, 1))
-
-
-class Once:
-    """Writes a row, and waits."""
-
-    @hookimpl
-    async def on_service(self, ctx: Any) -> None:
-        ctx.write("cpu v=1")
-        await ctx.checkpoint()
-        await asyncio.sleep(3600)
 
 
 def test_its_rows_are_seen_as_those_of_a_client(engine: Engine, wait: Wait) -> None:
@@ -408,7 +401,8 @@ class Both:
         await asyncio.gather(work(1), work(2), commit())
         await ctx.checkpoint()
         assert ctx.cache.get("steps") == 100
-        await asyncio.sleep(3600)
+        while not ctx.stopping:
+            await asyncio.sleep(0.005)
 
 
 def test_what_is_done_during_a_checkpoint_belongs_to_the_next(engine: Engine, wait: Wait) -> None:

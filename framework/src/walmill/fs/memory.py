@@ -44,8 +44,18 @@ class MemoryFile:
         """See `File.truncate`."""
         if size > self._size:
             self.allocate(size)
-        self._memory[size : self._size] = bytes(self._size - size)
+        self._clear(size, self._size)
         self._size = size
+
+    def _clear(self, start: int, end: int) -> None:
+        """Zeroes a range, which may be part of the file again. Whole pages are given back: that is free for those never used."""
+        pages = min(-(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end)
+        self._memory[start:pages] = bytes(pages - start)
+        if pages < end:
+            try:
+                self._memory.madvise(mmap.MADV_REMOVE, pages, end - pages)
+            except (AttributeError, OSError):  # another system than Linux
+                self._memory[pages:end] = bytes(end - pages)
 
     def fdatasync(self) -> None:
         """See `File.fdatasync`: there is nothing to do."""
