@@ -20,6 +20,9 @@ version = "{version}"
 dependencies = ["walmill-hookspecs>=0.1,<0.2", {needs}]
 [project.entry-points.walmill]
 {name} = "walmill_{name}"
+
+[tool.uv.sources]
+walmill-hookspecs = {{ workspace = true }}
 """
 CODE = '''
 """Answers."""

@@ -105,7 +105,7 @@ class Tool:
         """
         if self.uv is not None:
             asked = ["compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "--python", str(python)]
-            text = run([self.uv, "pip", *asked, *self._places(), "-"], say, given="\n".join(requirements))
+            text = run([self.uv, "pip", *asked, _NO_SOURCES, *self._places(), "-"], say, given="\n".join(requirements))
             return pins_of(text)
         asked = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
         text = run([str(python), *_PIP, *asked, *self._places(), *requirements], say)
@@ -139,7 +139,7 @@ class Tool:
                 Path(name).unlink(missing_ok=True)
         if project is not None:
             # uv takes a directory for what it was as long as its pyproject.toml has the same time
-            fresh = ["--refresh", "--reinstall"] if self.uv is not None else []
+            fresh = [_NO_SOURCES, "--refresh", "--reinstall"] if self.uv is not None else []
             run([*into, *fresh, str(project)], say)
 
     def install_files(self, python: Path, wheels: Sequence[Path], say: Say) -> None:
@@ -169,6 +169,8 @@ class Tool:
         return found if self.wheels is None else [*found, "--no-index", "--find-links", str(self.wheels)]
 
 
+_NO_SOURCES = "--no-sources"
+"""Where an author's own checkout has a plugin's requirements (`tool.uv.sources`) is of no use elsewhere; pip does not read it."""
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
 
