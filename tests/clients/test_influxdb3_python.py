@@ -149,7 +149,7 @@ def test_a_batching_client_survives_a_restart(own_server: Any) -> None:
             batch_size=10,
             flush_interval=20,
             retry_interval=100,
-            max_retries=50,
+            max_retries=300,
             max_retry_delay=200,
             exponential_base=1,
         ),

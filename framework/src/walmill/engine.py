@@ -27,7 +27,6 @@ from walmill.begin import begin_view, open_objects
 from walmill.buffer.looker import Looker
 from walmill.dispatch.mill import Mill
 from walmill.dispatch.tail import Tails
-from walmill.dispatch.watch import SnapshotWatch
 from walmill.environments.house import Environments
 from walmill.erase import Erased, count_rows, delete_rows
 from walmill.errors import Conflict, InvalidRequest, PluginFailure, WalmillError
@@ -43,6 +42,7 @@ from walmill.isolation.process import ProcessExecutor
 from walmill.keeper import Keeper, KeeperFigures
 from walmill.layout import check_layout
 from walmill.logs import REMOTE_FLUSH_SECONDS, LogPlace, identity_of, open_log, open_place
+from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
 from walmill.objects.cache import FileCache
 from walmill.objects.protocol import ObjectStore
@@ -215,6 +215,7 @@ class Engine(Queries):
             limits=options.limits,
             plugin_limits=options.plugin_limits,
             on_routes=self._set_routes,
+            place=self._file_place,
         )
         self._committer = Committer(
             self._wal,
@@ -253,7 +254,6 @@ class Engine(Queries):
                 joins=options.joins,
                 superseded=self._superseded,
                 room=Room(Path(options.data_dir), fs, options.disk),
-                watch=SnapshotWatch(self.registry),
                 cache=self._cache,
                 before=self._values.catch_up,
             )
@@ -307,6 +307,11 @@ class Engine(Queries):
 
         identity = partial(identity_of, objects)
         return LogPlace(root, fs, store, identity, options.segment_bytes, options.clock.now_ns, tell)
+
+    def _file_place(self, file: DataFile) -> str:
+        """Where a data file is: a path of this machine, or the address of an object."""
+        assert self._store is not None
+        return self._store.local_path(file.path) or f"{self._store.name}/{file.path}"
 
     def _flush_interval(self, place: LogPlace | None) -> float:
         """Seconds by which a frame may wait for others; for a log in an object store it says what that costs."""

@@ -26,7 +26,6 @@ from walmill.clock import Clock
 from walmill.collector import give_back
 from walmill.databases import drop_overdue, overdue, periods
 from walmill.dispatch.mill import Mill
-from walmill.dispatch.watch import SnapshotWatch
 from walmill.errors import Superseded, Unavailable, WalmillError
 from walmill.model.files import DataFile
 from walmill.model.trigger import RETENTION
@@ -49,7 +48,6 @@ from walmill.store.view import View
 from walmill.triggers.manage import pause_trigger
 from walmill.wal.log import Log
 from walmill.wal.segment import Segment
-from walmill_hookspecs.types import SnapshotFile, SnapshotRecord, SnapshotTable
 
 TICK_SECONDS = 0.5
 """So often it is looked whether a snapshot is due."""
@@ -131,11 +129,9 @@ class Keeper:
         joins: Bounds,
         superseded: Callable[[Superseded], None],
         room: Room,
-        watch: SnapshotWatch,
         cache: FileCache | None = None,
         before: Callable[[], None] = lambda: None,
     ) -> None:
-        self._watch = watch
         self._before = before
         self._head = head
         self.room = room
@@ -186,7 +182,6 @@ class Keeper:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.1, until - time.monotonic()))
-        self._watch.stop(max(0.1, until - time.monotonic()))
         self.room.close()
         with self._guard:
             asked, self._asked = self._asked, []
@@ -352,48 +347,11 @@ class Keeper:
             view = self._committer.view
             with self._guard:
                 self._taken[view.sequence] = view
-            before = self._covered
             change = write_snapshot(self._head, view)
             self._take_over()
             if change is not None:
-                self._watch.tell(self._record(change, before), change.current)
+                self._mill.files_changed()
                 return change
-
-    def _record(self, change: Change, before: int) -> SnapshotRecord:
-        """What plugins are told of a snapshot."""
-        catalog = change.current.view.catalog
-        new: dict[int, list[DataFile]] = {}
-        for file in change.new:
-            new.setdefault(file.table, []).append(file)
-        tables = []
-        for number, files in new.items():
-            table = catalog.tables[number]
-            tables.append(
-                SnapshotTable(
-                    database=catalog.databases[table.database_id].name,
-                    name=table.schema.name,
-                    tags=table.schema.tags,
-                    fields=dict(table.schema.fields),
-                    files=tuple(
-                        SnapshotFile(
-                            path=self._store.local_path(one.path) or f"{self._store.name}/{one.path}",
-                            rows=one.rows,
-                            bytes=one.bytes,
-                            time_range=(one.min_time, one.max_time),
-                        )
-                        for one in files
-                    ),
-                    time_range=(min(one.min_time for one in files), max(one.max_time for one in files)),
-                )
-            )
-        manifest = change.current.manifest
-        assert manifest is not None
-        return SnapshotRecord(
-            manifest=manifest.number,
-            sequence=manifest.sequence,
-            previous_sequence=before,
-            tables=tuple(sorted(tables, key=lambda one: (one.database, one.name))),
-        )
 
     def _note_positions(self) -> None:
         """Has the cursors written of triggers that nothing concerned lately: else they would hold the log for ever."""

@@ -103,6 +103,28 @@ def on_service(ctx: BaseContext[Any]) -> None:
 
 
 @hookspec
+def on_snapshot(record: SnapshotRecord, ctx: BaseContext[Any]) -> None:
+    """Rows went from memory and log into Parquet files.
+
+    When: after files with rows of the trigger's tables count (specs `snapshot`, `snapshot:…`). Never in an engine without a data
+        directory, which has no files.
+    How often: once for the files since the last run that was finished; several snapshots are told together where they came
+        while a run went on, or while the trigger was disabled.
+    Return value: ignored.
+    Delivery: the sequence is the cursor and part of the run's commit: what a plugin does inside the database comes effectively
+        once, outside at least once, and nothing is left out, also after a kill. A failed run is repeated until it succeeds
+        (policy `retry`; attempts do not count), skipped, or disables the trigger. What is deleted later is not told.
+    Repeated rows: files that were joined before a trigger saw them hold older rows as well: merge by tags and time where that
+        matters.
+    Files: they are there as long as the hook runs; later they may be joined with others and deleted, so whoever wants to keep one
+        copies it. Rows may be in several files; of two with the same tags and time the one with the higher sequences counts.
+    Runs where: as `on_write`; one run at a time.
+    May be async: yes.
+    Since: 0.1.
+    """
+
+
+@hookspec
 def on_startup(ctx: BaseContext[Any]) -> None:
     """A trigger starts.
 
@@ -170,22 +192,6 @@ def on_run_end(record: RunRecord) -> None:
     Return value: ignored.
     Delivery: at most once, best effort; an exception is logged and changes nothing.
     Runs where: in the engine, on the mill's loop: it must not block.
-    May be async: no.
-    Since: 0.1.
-    """
-
-
-@hookspec
-def on_snapshot(record: SnapshotRecord) -> None:
-    """Rows went from memory and log into Parquet files.
-
-    When: after the manifest that makes them count was written.
-    How often: once for each snapshot; those that change nothing but cursors as well, without tables.
-    Return value: ignored.
-    Delivery: at most once, in order, best effort: not after a kill; an exception is logged and changes nothing.
-        `record.previous_sequence` shows a gap, and rows that were missed can be had by SQL. As long as the hook runs the files
-        are there; later they may be joined with others and deleted, so whoever wants to keep one copies it.
-    Runs where: in the engine, on a thread that is there for this alone: it may take its time, and later snapshots wait in line.
     May be async: no.
     Since: 0.1.
     """

@@ -434,17 +434,20 @@ class SnapshotFile:
         rows: Rows in it.
         bytes: Its size.
         time_range: Times of its earliest and its latest row, ns.
+        sequences: Of the first and the last commit whose rows it holds. One that begins before what is new was joined with older
+            files, and holds rows that were told before.
     """
 
     path: str
     rows: int
     bytes: int
     time_range: tuple[int, int]
+    sequences: tuple[int, int]
 
 
 @frozen(kw_only=True)
 class SnapshotTable:
-    """A table of which a snapshot made files.
+    """A table with files that are new for a trigger.
 
     Attributes:
         database: Name of the database.
@@ -465,19 +468,17 @@ class SnapshotTable:
 
 @frozen(kw_only=True)
 class SnapshotRecord:
-    """What `on_snapshot` gets: everything up to `sequence` is in files now.
+    """What `on_snapshot` gets: rows of the trigger's tables up to `sequence` are in files now.
 
     Attributes:
-        manifest: Number of the manifest that made it count.
-        sequence: Sequence of the last commit that is in it.
-        previous_sequence: That of the snapshot before it: a watcher that knows another one has missed some.
-        tables: The tables with new files, by database and name; empty if only definitions or state changed.
+        sequence: Sequence of the last commit that is in them.
+        previous_sequence: Where the last run that was finished ended: later commits are new.
+        tables: The tables with new files, by name; there is at least one.
     """
 
-    manifest: int
     sequence: int
     previous_sequence: int
-    tables: tuple[SnapshotTable, ...] = ()
+    tables: tuple[SnapshotTable, ...]
 
 
 Callback: TypeAlias = Callable[[], None] | Callable[[], Awaitable[None]]

@@ -58,7 +58,7 @@ def parse_arguments(given: Sequence[str]) -> dict[str, str]:
     "--trigger-spec",
     required=True,
     metavar="SPEC",
-    help="The event: table:NAME, all_tables, every:DURATION, cron:EXPRESSION, request:PATH, service.",
+    help="The event: table:NAME, all_tables, every:DURATION, cron:EXPRESSION, request:PATH, service, snapshot.",
 )
 @click.option("--arg", "args", multiple=True, metavar="NAME=VALUE", help="An argument for the plugin. May be repeated.")
 @click.option(

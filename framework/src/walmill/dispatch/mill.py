@@ -23,6 +23,7 @@ from walmill.dispatch.history import History, RunRow
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.services import ServiceDesk
+from walmill.dispatch.snapshots import SnapshotDesk
 from walmill.dispatch.station import Station, StationHost
 from walmill.dispatch.subscriptions import Subscriptions, Triggers
 from walmill.dispatch.tally import Tally
@@ -33,6 +34,7 @@ from walmill.isolation.base import Executor, Gate
 from walmill.isolation.batch import BatchSource
 from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
+from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
 from walmill.observe.log import get_logger
 from walmill.plugins.registry import Registry
@@ -80,6 +82,7 @@ class Mill:
         limits: What runs may use.
         plugin_limits: What runs of single plugins may use instead, by plugin and name.
         on_routes: Called with the request triggers whenever they change; on the mill's loop.
+        place: Says where a data file is.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Mill:
         limits: Limits,
         plugin_limits: Mapping[str, Mapping[str, Any]],
         on_routes: Callable[[Sequence[Trigger], View], None],
+        place: Callable[[DataFile], str],
     ) -> None:
         self._wal = wal
         self._registry = registry
@@ -108,6 +112,7 @@ class Mill:
         self._limits = limits
         self._plugin_limits = plugin_limits
         self._on_routes = on_routes
+        self.place = place
         self._committer: Committer | None = None
         self._view = View()
         self._generation = -1
@@ -116,6 +121,7 @@ class Mill:
         self._lines: dict[int, WriteLine] = {}
         self._desks: dict[int, RequestDesk] = {}
         self._services: dict[int, ServiceDesk] = {}
+        self._snapshots: dict[int, SnapshotDesk] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._stations: dict[int, Station] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -515,6 +521,8 @@ class Mill:
             self._schedules.add(station, cursor)
         elif spec.kind == "service":
             self._services[trigger.id] = ServiceDesk(station, self, self._leaving.pop(trigger.id, None))
+        elif spec.kind == "snapshot":
+            self._snapshots[trigger.id] = SnapshotDesk(station, self, self._leaving.pop(trigger.id, None))
         else:
             self._desks[trigger.id] = RequestDesk(
                 station, lambda reason, traceback: self.disable(trigger, reason, traceback)
@@ -528,15 +536,25 @@ class Mill:
         if line is not None:
             line.stop()
         self._desks.pop(number, None)
-        service = self._services.pop(number, None)
-        if service is not None:
-            service.stop()
-            self._leaving[number] = service.task
-            service.task.add_done_callback(lambda _: self._leaving.pop(number, None))
+        lasting = self._services.pop(number, None) or self._snapshots.pop(number, None)
+        if lasting is not None:
+            lasting.stop()
+            self._leaving[number] = lasting.task
+            lasting.task.add_done_callback(lambda _: self._leaving.pop(number, None))
         assert self._schedules is not None
         self._schedules.remove(number)
         station.cancel(reason)
         self.keep(station.close())
+
+    def files_changed(self) -> None:
+        """Rows are in files now that were not: tells the triggers that wait for it; from any thread."""
+
+        def look() -> None:
+            for desk in self._snapshots.values():
+                desk.look()
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the next start looks by itself
+            self.loop.call_soon_threadsafe(look)
 
     # ---- requests, runs by hand, what is asked about triggers
 
@@ -581,9 +599,12 @@ class Mill:
                 oldest = self._wal.time_of(line.consumer.behind)
             found["lag_seconds"] = 0.0 if oldest is None else max(0.0, (self.now_ns() - oldest) / 1e9)
             found["waiting_for_retry"] = len(line.consumer.waiting)
-        service = self._services.get(trigger)
+        service, desk = self._services.get(trigger), self._snapshots.get(trigger)
         if service is not None:
             found["waiting_for_retry"] = int(service.waits)
+        if desk is not None:
+            found["waiting_for_retry"] = int(desk.waits)
+            found["lag_rows"], found["lag_commits"] = desk.pending()
         assert self._schedules is not None
         due = self._schedules.next_due(trigger)
         if due is not None:
@@ -620,6 +641,8 @@ class Mill:
             line.stop()
         for service in self._services.values():
             service.stop()
+        for desk in self._snapshots.values():
+            desk.stop()
         for station in self._stations.values():
             station.retire()
             station.stop_soon()

@@ -250,7 +250,8 @@ class Schedules:
         if not trigger.spec.startswith(("every:", "cron:")):
             raise InvalidRequest(
                 f"the trigger {trigger.name!r} is bound to {trigger.spec!r}; `run trigger` is for every: and cron: triggers. "
-                "An on_write trigger runs when rows come, a request trigger when it is called, a service all the time"
+                "An on_write trigger runs when rows come, a request trigger when it is called, a service all the time, "
+                "on_snapshot when rows are in files"
             )
         if not trigger.enabled:
             raise Conflict(f"the trigger {trigger.name!r} is {trigger.state}; enable it first")

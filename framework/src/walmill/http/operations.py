@@ -376,7 +376,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "files": ("list", 'The files: `[{"relative_path": …, "content": …}]`, or `content_base64` for what is no text'),
     "force": ("boolean", "Whether it is done although it is in use"),
     "format": ("string", "`json`, `jsonl`, `csv`, `pretty`, `parquet` or `arrow`"),
-    "from": ("any", "Where it begins: `start`, a sequence, a time, `dead-letters`; for a new trigger `now` as well"),
+    "from": ("any", "Where it begins: `start`, a sequence, a time; for a replay `dead-letters` as well"),
     "grants": ("list", "Further databases that it may read or write"),
     "hard_delete_at": ("string", "When it is gone for good: `default`, `now`, `never`, a time, a duration"),
     "headers": ("any", "Headers of the request"),
@@ -433,7 +433,7 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "trigger_settings": ("object", "`run_async` and `error_behavior`"),
     "trigger_specification": (
         "string",
-        "`table:NAME`, `all_tables`, `every:DURATION`, `cron:FIELDS`, `request:PATH` or `service`",
+        "`table:NAME`, `all_tables`, `every:DURATION`, `cron:FIELDS`, `request:PATH`, `service`, `snapshot` or `snapshot:NAME`",
     ),
     "ttl": ("any", "How long a value counts, seconds or a duration, or `none`"),
     "u": ("string", "Changes nothing"),

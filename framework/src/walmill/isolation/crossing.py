@@ -1,4 +1,4 @@
-"""What crosses between engine and worker as plain types: ticks and requests there, what a hook returned back."""
+"""What crosses between engine and worker as plain types: ticks, requests and records there, what a hook returned back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from walmill.errors import PluginFailure
-from walmill_hookspecs import Request, Tick
+from walmill_hookspecs import Request, SnapshotRecord, Tick
 from walmill_worker.given import pack_given
 from walmill_worker.replies import checked_answer
 
 
 def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A tick or a request, as plain types."""
+    """A tick, a request, or a record of files, as plain types."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name == "body":
@@ -38,6 +38,24 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
                 "identity": value.identity,
                 "body": value.body,
                 "arrives": "body" in values,
+            }
+        elif isinstance(value, SnapshotRecord):
+            found[name] = {
+                "sequence": value.sequence,
+                "previous_sequence": value.previous_sequence,
+                "tables": [
+                    {
+                        "database": table.database,
+                        "name": table.name,
+                        "tags": list(table.tags),
+                        "fields": dict(table.fields),
+                        "files": [
+                            [one.path, one.rows, one.bytes, *one.time_range, *one.sequences] for one in table.files
+                        ],
+                        "time_range": list(table.time_range),
+                    }
+                    for table in value.tables
+                ],
             }
         else:
             raise PluginFailure(f"a {type(value).__name__} cannot be given to a worker")

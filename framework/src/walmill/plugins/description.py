@@ -16,7 +16,7 @@ from walmill_worker.describe import Described
 Status = Literal["active", "disabled", "broken"]
 PACKAGE = "package"
 OBJECT = "object"
-TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request", "on_service")
+TRIGGER_HOOKS = ("on_write", "on_schedule", "on_request", "on_service", "on_snapshot")
 
 
 @frozen(kw_only=True)

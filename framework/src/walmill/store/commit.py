@@ -16,7 +16,7 @@ from walmill.model.cursor import Cursor
 from walmill.wal.entry import Entry, Section
 from walmill.wal.rows import decode_rows, encode_rows
 
-Source = Literal["client", "engine", "write", "schedule", "request", "service", "startup"]
+Source = Literal["client", "engine", "write", "schedule", "request", "service", "snapshot", "startup"]
 """Who made a commit: a client, the engine itself, or a run of the kind named."""
 
 

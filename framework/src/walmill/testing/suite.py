@@ -296,6 +296,24 @@ def plugin_suite(
                 engine.enable_trigger(self.database, "t")
             assert engine.trigger(self.database, "t")["state"] == "enabled"
 
+        # ---- on_snapshot
+
+        @both
+        def test_snapshot_of_files(self, tmp_path: Path, executor: str) -> None:
+            options = EngineOptions(data_dir=tmp_path, discover_plugins=False, shutdown_timeout=5.0)
+            with Engine.open(options) as opened:
+                opened.add_plugin(NAME, value)
+                opened.create_trigger(
+                    database=DATABASE, name="t", plugin=NAME, spec="snapshot", arguments=given, executor=executor
+                )
+                for number in range(2):  # the second time with rows that were told before
+                    opened.write([*lines, evolve(lines[0], time=5_000_000_000 + number)], database=DATABASE)
+                    opened.snapshot()
+                    _wait(lambda number=number: opened.trigger(DATABASE, "t")["runs"] > number)  # type: ignore[misc]
+                    shown = opened.trigger(DATABASE, "t")
+                    assert not shown["failures"], shown["last_error"]
+                    assert shown["state"] == "enabled", shown["reason"]
+
     for hook, parts in _OF_HOOK.items():
         if hook not in found.hooks:
             for name in [name for name in vars(PluginSuite) if any(part in name for part in parts)]:
@@ -308,6 +326,7 @@ _OF_HOOK = {
     "on_schedule": ("test_schedule", "repeated_schedule"),
     "on_request": ("test_requests",),
     "on_service": ("test_service",),
+    "on_snapshot": ("test_snapshot",),
     "register_settings": ("argument", "settings"),
     "register_triggers": ("suggests",),
 }

@@ -24,6 +24,7 @@ from walmill.triggers.spec import (
     EverySpec,
     RequestSpec,
     ServiceSpec,
+    SnapshotSpec,
     Spec,
     calendar_problem,
     fire_times,
@@ -124,6 +125,10 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Mapping[str
     problems += wrong
     if isinstance(spec, ServiceSpec):
         problems += _service_problems(new, limits)
+    if isinstance(spec, SnapshotSpec) and new.max_concurrency not in (None, 1):
+        problems.append(
+            f"max_concurrency={new.max_concurrency!r} is not for snapshots, which are told one after the other"
+        )
     apart = [name for name in limits if LIMITS[name].isolated]
     if apart and new.executor is not None and executors.get(new.executor) is False:
         problems.append(
@@ -159,8 +164,12 @@ def check_new(new: NewTrigger, plugin: PluginDescription, executors: Mapping[str
         problems.append(f"methods are for request triggers; the spec is {str(spec)!r}")
     if new.methods is not None and not new.methods:
         problems.append("the list of methods is empty; name at least one, or leave it out for GET and POST")
-    if new.start is not None and spec.kind != "write":
-        problems.append(f"a start ({new.start!r}) is for on_write triggers; the spec is {str(spec)!r}")
+    if new.start is not None and spec.kind == "snapshot" and new.start != "start":
+        problems.append(
+            f"a start {new.start!r} is not for snapshots; start tells all files that are there, else those to come"
+        )
+    elif new.start is not None and spec.kind not in ("write", "snapshot"):
+        problems.append(f"a start ({new.start!r}) is for on_write and on_snapshot triggers; the spec is {str(spec)!r}")
     for grant in new.grants:
         if grant not in ("*", INTERNAL):
             try:
@@ -198,9 +207,10 @@ def create_trigger(
         raise Conflict(
             f"the database {new.database!r} has a trigger {new.name!r} already; delete it first, or take another name"
         )
-    start = draft.view.sequence + 2 if new.start is None else start_at(new.start)
+    files = spec.kind == "snapshot"  # which need no log
+    start = draft.view.sequence + 2 if new.start is None else 1 if files else start_at(new.start)
     trigger = trigger_of(draft, new, spec, database.id)
-    if new.start is not None and max(1, start) < first:
+    if new.start is not None and max(1, start) < first and not files:
         trigger = evolve(trigger, warning=_lost(max(1, start), first))
     if isinstance(spec, RequestSpec):
         check_path(draft.catalog, trigger, spec)
@@ -220,7 +230,7 @@ def trigger_of(draft: Draft, new: NewTrigger, spec: Spec, database: int) -> Trig
     """
     concurrency = new.max_concurrency
     if concurrency is None:
-        several = spec.kind == "request" or (new.run_async and spec.kind != "service")
+        several = spec.kind == "request" or (new.run_async and spec.kind not in ("service", "snapshot"))
         concurrency = ASYNC_CONCURRENCY if several else 1
     return Trigger(
         id=draft.catalog.next_id,

@@ -32,6 +32,7 @@ __all__ = [
     "EverySpec",
     "RequestSpec",
     "ServiceSpec",
+    "SnapshotSpec",
     "Spec",
     "TablePattern",
     "TableSpec",
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
     from walmill.schedule.cron import CronSchedule
     from walmill.schedule.interval import IntervalSchedule
 
-Kind = Literal["write", "schedule", "request", "service"]
-Hook = Literal["on_write", "on_schedule", "on_request", "on_service"]
+Kind = Literal["write", "schedule", "request", "service", "snapshot"]
+Hook = Literal["on_write", "on_schedule", "on_request", "on_service", "on_snapshot"]
 
 MIN_EVERY = MILLISECOND
 """Timers are no finer than about a millisecond (and InfluxDB divides by zero below it)."""
@@ -52,7 +53,8 @@ MAX_EVERY = YEAR
 """InfluxDB's bound."""
 
 _FORMS = (
-    "'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', 'every:<DURATION>', 'request:<PATH>', or 'service'"
+    "'table:<TABLE_NAME>', 'all_tables', 'cron:<CRON_EXPRESSION>', 'every:<DURATION>', 'request:<PATH>', 'service', 'snapshot', "
+    "or 'snapshot:<TABLE_NAME>'"
 )
 
 
@@ -211,7 +213,28 @@ class ServiceSpec:
         return "service"
 
 
-Spec = TableSpec | AllTables | EverySpec | CronSpec | RequestSpec | ServiceSpec
+@frozen
+class SnapshotSpec:
+    """Rows of tables are in files now.
+
+    Attributes:
+        tables: Which tables; None for all.
+    """
+
+    tables: TableSpec | None = None
+
+    kind: ClassVar[Kind] = "snapshot"
+    hook: ClassVar[Hook] = "on_snapshot"
+
+    def matches(self, table: str) -> bool:
+        """Whether files of the table concern the trigger."""
+        return self.tables is None or self.tables.matches(table)
+
+    def __str__(self) -> str:
+        return "snapshot" if self.tables is None else f"snapshot:{str(self.tables).removeprefix('table:')}"
+
+
+Spec = TableSpec | AllTables | EverySpec | CronSpec | RequestSpec | ServiceSpec | SnapshotSpec
 
 
 @lru_cache(65_536)  # whoever looks through all triggers, as each change of one does, asks for all of them
@@ -235,6 +258,8 @@ def parse_spec(text: str) -> Spec:
             return AllTables()
         if bare == "service":
             return ServiceSpec()
+        if bare == "snapshot":
+            return SnapshotSpec()
         if colon:
             match prefix:
                 case "table":
@@ -243,6 +268,8 @@ def parse_spec(text: str) -> Spec:
                     return _parse_every(rest.strip())
                 case "cron":
                     return _parse_cron(rest.strip())
+                case "snapshot":
+                    return SnapshotSpec(_parse_tables(rest))
                 case "request":
                     return RequestSpec(normalise_path(rest.strip()))
         raise InvalidRequest(f"expect one of the following forms: {_FORMS}")

@@ -23,7 +23,20 @@ from zoneinfo import ZoneInfo
 
 from attrs import define
 
-from walmill_hookspecs import AsyncBody, Body, MultiMapping, Request, Run, RunCancelled, Tick, TriggerInfo, WriteBatch
+from walmill_hookspecs import (
+    AsyncBody,
+    Body,
+    MultiMapping,
+    Request,
+    Run,
+    RunCancelled,
+    SnapshotFile,
+    SnapshotRecord,
+    SnapshotTable,
+    Tick,
+    TriggerInfo,
+    WriteBatch,
+)
 from walmill_hookspecs.body import async_body_of, body_file, body_of
 from walmill_hookspecs.settings import is_settings, parse
 from walmill_worker import PROTOCOL
@@ -465,6 +478,8 @@ class Child:
             return {"batch": self._batch(given["batch"], descriptors)}
         if "tick" in given:
             return {"tick": _tick(given["tick"])}
+        if "record" in given:
+            return {"record": _record(given["record"])}
         if "request" in given:
             request = _request(given["request"])
             assert self._binding is not None
@@ -541,6 +556,27 @@ def _tick(given: Message) -> Tick:
         missed=given["missed"],
         since=None if given["since"] is None else to_datetime(given["since"]),
         timezone=UTC if zone == "UTC" else ZoneInfo(zone),
+    )
+
+
+def _record(given: Message) -> SnapshotRecord:
+    return SnapshotRecord(
+        sequence=given["sequence"],
+        previous_sequence=given["previous_sequence"],
+        tables=tuple(
+            SnapshotTable(
+                database=table["database"],
+                name=table["name"],
+                tags=tuple(table["tags"]),
+                fields=table["fields"],
+                files=tuple(
+                    SnapshotFile(path=path, rows=rows, bytes=size, time_range=(low, high), sequences=(first, last))
+                    for path, rows, size, low, high, first, last in table["files"]
+                ),
+                time_range=tuple(table["time_range"]),
+            )
+            for table in given["tables"]
+        ),
     )
 
 
