@@ -436,6 +436,8 @@ class SnapshotFile:
         time_range: Times of its earliest and its latest row, ns.
         sequences: Of the first and the last commit whose rows it holds. One that begins before what is new was joined with older
             files, and holds rows that were told before.
+        late: Closed ranges of time, ns, in which a row may have the tags and time of a row in a file with lower sequences;
+            outside of them none has.
     """
 
     path: str
@@ -443,6 +445,7 @@ class SnapshotFile:
     bytes: int
     time_range: tuple[int, int]
     sequences: tuple[int, int]
+    late: tuple[tuple[int, int], ...] = ()
 
 
 @frozen(kw_only=True)

@@ -68,6 +68,7 @@ def record_of(view: View, found: dict[int, list[DataFile]], after: int, place: P
                         bytes=one.bytes,
                         time_range=(one.min_time, one.max_time),
                         sequences=(one.first_sequence, one.last_sequence),
+                        late=one.late,
                     )
                     for one in files
                 ),

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from walmill.errors import PluginFailure
-from walmill_hookspecs import Request, SnapshotRecord, Tick
+from walmill_hookspecs import Request, SnapshotFile, SnapshotRecord, Tick
 from walmill_worker.given import pack_given
 from walmill_worker.replies import checked_answer
 
@@ -50,7 +50,15 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
                         "tags": list(table.tags),
                         "fields": dict(table.fields),
                         "files": [
-                            [one.path, one.rows, one.bytes, *one.time_range, *one.sequences] for one in table.files
+                            [
+                                one.path,
+                                one.rows,
+                                one.bytes,
+                                *one.time_range,
+                                *one.sequences,
+                                [list(span) for span in one.late],
+                            ]
+                            for one in table.files
                         ],
                         "time_range": list(table.time_range),
                     }
@@ -60,6 +68,10 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise PluginFailure(f"a {type(value).__name__} cannot be given to a worker")
     return found
+
+
+def _file(one: SnapshotFile) -> list[Any]:
+    return [one.path, one.rows, one.bytes, *one.time_range, *one.sequences, [list(span) for span in one.late]]
 
 
 def _nanoseconds(instant: datetime) -> int:

@@ -570,8 +570,15 @@ def _record(given: Message) -> SnapshotRecord:
                 tags=tuple(table["tags"]),
                 fields=table["fields"],
                 files=tuple(
-                    SnapshotFile(path=path, rows=rows, bytes=size, time_range=(low, high), sequences=(first, last))
-                    for path, rows, size, low, high, first, last in table["files"]
+                    SnapshotFile(
+                        path=path,
+                        rows=rows,
+                        bytes=size,
+                        time_range=(low, high),
+                        sequences=(first, last),
+                        late=tuple((start, end) for start, end in late),
+                    )
+                    for path, rows, size, low, high, first, last, late in table["files"]
                 ),
                 time_range=tuple(table["time_range"]),
             )

@@ -1,0 +1,1 @@
+"""Delta Lake tables of what is in the database."""
