@@ -30,6 +30,13 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.load_profile("walmill")
 
 SETTLE = 2.0  # seconds in which what is about to end may end; only a test that seems to leak waits
+SOON = 0.05
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the collector need not look at it after each test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,12 +74,14 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         allowed += ("an open file, /memfd:walmill", "the thread 'walmill-pool")
     before = (_files(), _threads(), _tasks(), _children())
     yield
-    until = time.monotonic() + SETTLE
+    begun = time.monotonic()
     while leaks := [leak for leak in _leaks(*before) if not leak.startswith(allowed)]:
-        if time.monotonic() > until:
+        lasted = time.monotonic() - begun
+        if lasted > SETTLE:
             pytest.fail(f"the test left behind: {'; '.join(leaks)}", pytrace=False)
-        gc.collect()
-        time.sleep(0.01)
+        if lasted > SOON:  # most end by themselves, and the collector takes a third of a second by the end of the suite
+            gc.collect()
+        time.sleep(0.002)
 
 
 def _leaks(files: Counter[str], threads: set[threading.Thread], tasks: set[Any], children: dict[str, str]) -> list[str]:

@@ -21,6 +21,8 @@ from walmill.engine import Engine
 from walmill.errors import WalmillError
 from walmill.objects.open import open_store
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 30.0
 
 

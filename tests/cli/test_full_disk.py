@@ -13,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WRITE = "/api/v3/write_lp"
 ROW_BYTES = 8000
 BALLAST = 3 * 2**20

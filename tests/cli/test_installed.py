@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 30.0
 Install = Callable[..., dict[str, str]]
 

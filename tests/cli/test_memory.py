@@ -19,6 +19,8 @@ from tests.stores.proxy import Proxy, proxied
 from walmill.engine import Engine
 from walmill.snapshot.due import Limits
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 NEVER = Limits(buffer_bytes=2**50, log_bytes=2**50, age=2**62, memory_bytes=2**60)
 FIELDS = tuple(f"f{number}" for number in range(10))

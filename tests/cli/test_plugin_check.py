@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
+import pytest
 from tests.cli.conftest import WALMILL, Command, clean_environment
+
+pytestmark = pytest.mark.slow
 
 GOOD = '''
 """Counts."""

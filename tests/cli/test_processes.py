@@ -21,6 +21,8 @@ import pytest
 
 from walmill.cli.client import Client
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 60.0
 HEAVY = ("pyarrow", "datafusion", "starlette", "numpy", "httpx2", "uvicorn", "structlog", "cookiecutter", "rich")
 COMMANDS = ("", "serve", "demo", "write", "query", "create trigger", "show tokens", "plugin list", "wal dump", "doctor")

@@ -19,6 +19,8 @@ import trustme
 from attrs import frozen
 from pyarrow import flight
 
+pytestmark = pytest.mark.slow
+
 COMMAND = str(Path(sys.executable).parent / "walmill")
 DEADLINE = 30.0
 leaves_files = pytest.mark.may_leave("file", reason="gRPC keeps its poll sets as long as the process lives")

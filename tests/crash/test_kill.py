@@ -69,8 +69,8 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
     ("kind", "rounds"),
     [
         ("log", ROUNDS),
-        ("snapshots", ROUNDS),
-        ("bucket", ROUNDS),
+        pytest.param("snapshots", ROUNDS, marks=pytest.mark.slow),
+        pytest.param("bucket", ROUNDS, marks=pytest.mark.slow),
         *(pytest.param(kind, 100, marks=LONG) for kind in ("log", "snapshots", "bucket")),
     ],
 )

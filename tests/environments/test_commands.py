@@ -11,6 +11,8 @@ import pytest
 from tests.cli.conftest import Said, start, walmill  # noqa: F401 - fixtures
 from tests.environments.conftest import Repository, project
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Said]
 
 

@@ -19,6 +19,8 @@ from walmill.environments.tool import InstallFailed
 from walmill.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 from walmill_hookspecs import Request, hookimpl
 
+pytestmark = pytest.mark.slow
+
 
 def ask(engine: Engine, trigger: str) -> Any:
     number = engine.view().catalog.trigger("d", trigger).id

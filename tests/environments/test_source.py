@@ -17,6 +17,8 @@ from walmill.environments.tool import InstallFailed, Pin, Tool, pins_of, run
 from walmill.environments.wheels import own_wheels
 from walmill.errors import InvalidRequest, Unavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("text", "kind", "address", "ref", "subdirectory"),

@@ -19,6 +19,8 @@ import httpx2
 import pytest
 from attrs import define
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 30.0
 WRITE = "/api/v3/write_lp?db=d"
 COUNT = {"db": "d", "q": "SELECT count(*) AS n FROM cpu"}

@@ -28,6 +28,8 @@ from walmill.testing.recording import RecordingFS, Replay, store_files
 from walmill_hookspecs import Context, WriteBatch, hookimpl
 from walmill_worker.values import decode
 
+pytestmark = pytest.mark.slow
+
 DATABASE = "d"
 EAGER = Bounds(files=2, growth=10**6)
 

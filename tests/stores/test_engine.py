@@ -28,9 +28,10 @@ from walmill.objects.open import open_store
 from walmill.objects.remote import RemoteStore
 from walmill.snapshot.compact import Bounds
 
-pytestmark = pytest.mark.may_leave(
-    "file", reason="obstore keeps connections, and a runtime, as long as the process lives"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave("file", reason="obstore keeps connections, and a runtime, as long as the process lives"),
+]
 
 DAY = 86_400 * 10**9
 DEADLINE = 30.0

@@ -28,9 +28,10 @@ from walmill.objects.local import LocalStore
 from walmill.objects.remote import RemoteStore
 from walmill_hookspecs import Context, WriteBatch, hookimpl
 
-pytestmark = pytest.mark.may_leave(
-    "file", reason="obstore keeps connections, and a runtime, as long as the process lives"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave("file", reason="obstore keeps connections, and a runtime, as long as the process lives"),
+]
 
 
 def opened(directory: Path, url: str, **more: Any) -> Engine:

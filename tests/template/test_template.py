@@ -19,6 +19,8 @@ from cookiecutter.main import cookiecutter
 from walmill.cli.main import run as walmill
 from walmill.scaffold import render
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = Path(__file__).parents[2] / "cookiecutter-plugin"
 HOOKS = ("write", "schedule", "request", "service")
 CHOICES = [chosen for count in (1, 2, 4) for chosen in itertools.combinations(HOOKS, count)]

@@ -37,7 +37,9 @@ ROWS = "\n".join(
 )
 WEATHER = Path(__file__).parents[3] / "framework" / "src" / "walmill" / "demo" / "nyc-weather-2013.csv.gz"
 
-TestContract = plugin_suite("walmill_forecast.schedule", rows=ROWS, arguments={"table": "cpu", "field": "usage"})
+TestContract = pytest.mark.slow(  # statsmodels takes its time in each worker
+    plugin_suite("walmill_forecast.schedule", rows=ROWS, arguments={"table": "cpu", "field": "usage"})
+)
 
 
 def settings(**more: Any) -> ForecastSettings:
@@ -61,6 +63,7 @@ def test_a_season_goes_on_and_the_bounds_hold_what_comes() -> None:
     assert (wider.upper - wider.lower > found.upper - found.lower).all()
 
 
+@pytest.mark.slow
 def test_real_weather_is_forecast_better_than_by_its_mean_and_its_last_day() -> None:
     with gzip.open(WEATHER, "rt") as file:
         rows = [row for row in csv.DictReader(file) if row["origin"] == "JFK"]
@@ -177,6 +180,7 @@ def test_gaps_are_filled_between_what_is_there(values: list[float | None]) -> No
     assert whole.max() <= max(known)
 
 
+@pytest.mark.slow
 def test_a_later_run_replaces_what_an_earlier_one_said(engine: Engine) -> None:
     engine.write(ROWS, database="d")
     engine.create_trigger(
