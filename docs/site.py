@@ -16,6 +16,7 @@ ELSEWHERE = {
     "SECURITY.md": "security.md",
     "CONTRIBUTING.md": "contributing.md",
     "ARCHITECTURE.md": "explanation/architecture.md",
+    "cookiecutter-plugin/README.md": "how-to/template.md",
     "benchmarks/RESULTS.md": "explanation/benchmarks.md",
     **{
         readme.relative_to(ROOT).as_posix(): f"plugins/{readme.parent.name}.md"

@@ -4,3 +4,4 @@ from pathlib import Path
 
 if {{ cookiecutter.licence | string | tojson }} == "none":
     Path("LICENSE").unlink()
+Path(".copier-answers.yml").unlink()  # which copier needs to update what it made

@@ -6,13 +6,16 @@ import importlib.util
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import copier
 import pytest
 from cookiecutter.main import cookiecutter
 
@@ -218,3 +221,85 @@ def test_from_the_template_to_a_running_plugin(
     run(f"python -m mypy --cache-dir {os.devnull}", "Success", directory=project)
     ruff = Path(sysconfig.get_path("scripts")) / "ruff"
     run(f"{ruff} check --no-cache && {ruff} format --no-cache --check", directory=project)
+
+
+class Versions:
+    """The template in a repository, and the projects that copier makes of it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(TEMPLATE, place / "cookiecutter-plugin", ignore=ignore)
+        shutil.copyfile(TEMPLATE.parent / "copier.yml", place / "copier.yml")
+        self.git(place, "init", "--quiet")
+        self.tag("v1.0.0")
+
+    def git(self, place: Path, *arguments: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=place, check=True, capture_output=True)
+
+    def tag(self, version: str) -> None:
+        self.git(self.place, "add", "--all")
+        self.git(self.place, "commit", "--quiet", "-m", version)
+        self.git(self.place, "tag", version)
+
+    def copy(self, into: Path, **answers: Any) -> None:
+        copier.run_copy(str(self.place), into, data=answers, defaults=True, quiet=True, vcs_ref="v1.0.0")
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    (tmp_path / "template").mkdir()
+    return Versions(tmp_path / "template")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"name": "spike-filter", "hooks": ["write", "request"]},
+        {"name": "a.b", "hooks": ["service"], "licence": "none", "asynchronous": "no", "author": 'A "B" C'},
+        {"name": "x", "hooks": ["write", "schedule", "request", "service"], "licence": "MIT", "python": "3.12"},
+    ],
+)
+def test_copier_makes_what_cookiecutter_makes(tmp_path: Path, versions: Versions, answers: dict[str, Any]) -> None:
+    versions.copy(tmp_path / "mine", **answers)
+    by_copier = contents(tmp_path / "mine")
+    said = by_copier.pop(".copier-answers.yml")
+    assert "_commit: v1.0.0" in said
+    assert f"name: {answers['name']}" in said
+    plain = {**answers, "hooks": ",".join(answers["hooks"])}
+    assert by_copier == contents(made(tmp_path / "theirs", **plain))
+
+
+def test_copier_updates_what_it_made(tmp_path: Path, versions: Versions) -> None:
+    mine = tmp_path / "mine"
+    versions.copy(mine, name="spikes", hooks=["write"])
+    code = mine / "src" / "walmill_spikes" / "settings.py"
+    code.write_text(code.read_text() + "\nMINE = True\n")
+    versions.git(mine, "init", "--quiet")
+    versions.git(mine, "add", "--all")
+    versions.git(mine, "commit", "--quiet", "-m", "mine")
+    agents = versions.place / "cookiecutter-plugin" / "{{cookiecutter.dist_name}}" / "AGENTS.md"
+    agents.write_text(agents.read_text() + "\nA new rule for {{ cookiecutter.name }}.\n")
+    versions.tag("v2.0.0")
+    copier.run_update(mine, defaults=True, overwrite=True, quiet=True)
+    assert "A new rule for spikes." in (mine / "AGENTS.md").read_text()
+    assert "MINE = True" in code.read_text()
+    assert "_commit: v2.0.0" in (mine / ".copier-answers.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"name": "Not A Name"},
+        {"name": "hookspecs"},
+        {"package": "1x"},
+        {"python": "2.7"},
+        {"hooks": []},
+        {"author": ""},
+    ],
+)
+def test_copier_refuses_what_makes_no_package(tmp_path: Path, versions: Versions, answers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(answers))):
+        versions.copy(tmp_path / "mine", **answers)
+    assert not (tmp_path / "mine").exists()
