@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,34 @@ def test_two_plugins_answer_with_two_versions_of_one_package(opened: Callable[..
     engine.install_plugin(str(tmp_path / "older"), nobody)
     wait(lambda: engine.trigger("d", "older")["state"] == "enabled")
     assert ask(engine, "older")["packaging"] == "23.2"
+
+
+def test_a_directory_of_wheels_is_enough(
+    opened: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "wheels"
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
+    subprocess.run(build, cwd=project(tmp_path / "one", "one"), check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "pip")], check=True)  # uv downloads nothing
+    needed = [
+        "packaging==24.0",
+        "pyarrow",
+        "numpy",
+        "msgpack",
+        "pluggy",
+        "attrs",
+    ]  # as docs/how-to/install-plugins.md says
+    download = [str(tmp_path / "pip" / "bin" / "pip"), "download", "--quiet", "-d", str(wheels), *needed]
+    subprocess.run(download, check=True, capture_output=True)
+    for name, value in (("UV_OFFLINE", "1"), ("UV_CACHE_DIR", str(tmp_path / "cache")), ("PIP_NO_INDEX", "1")):
+        monkeypatch.setenv(name, value)
+    engine = opened()
+    made = engine.install_plugin("walmill-one", nobody, wheels=str(wheels))
+    assert (made["version"], made["plugins"]) == ("1.0", ["one"])
+    trigger(engine, "one")
+    assert ask(engine, "one")["packaging"] == "24.0"
+    with pytest.raises(InstallFailed):
+        engine.install_plugin("walmill-another", nobody, wheels=str(wheels))
 
 
 def test_a_branch_that_moves_and_a_tag_that_is_set_anew(
