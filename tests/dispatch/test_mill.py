@@ -36,7 +36,7 @@ def test_whoever_waits_for_what_the_end_leaves_undone_is_told(wait: Wait) -> Non
 
     thread = threading.Thread(target=ask)
     thread.start()
-    wait(lambda: mill._asked)
+    wait(lambda: mill._thread._asked)
     engine.close(0.1)
     thread.join(10)
     assert not thread.is_alive()

@@ -573,12 +573,12 @@ class Engine(Queries):
     @property
     def watchers(self) -> tuple[str, ...]:
         """The names of the plugins that watch runs (`on_run_end`)."""
-        return self._mill.watchers
+        return self._mill.ledger.watchers
 
     @property
     def run_counts(self) -> Mapping[tuple[str, str, str], int]:
         """Runs since the start, by database, trigger and status."""
-        return self._mill.counts
+        return self._mill.ledger.counts
 
     def close(self, timeout: float | None = None) -> bool:
         """Stops in order: no new writes, runs finish, the log is synced, the lock is released. Safe to call twice.

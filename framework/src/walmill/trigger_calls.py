@@ -233,7 +233,7 @@ class Triggers(Installs):
 
     def _shown(self, trigger: Trigger, database: str, view: View) -> dict[str, Any]:
         cursor, status = view.cursors.get(trigger.id), self._mill.status(trigger.id)
-        tally = self._mill.tallies.get((database, trigger.name))
+        tally = self._mill.ledger.tallies.get((database, trigger.name))
         shown = show(trigger, database, cursor, status, NOTHING if tally is None else tally.show(), self.registry)
         job = job_of(view, trigger.id)
         if job is not None:
@@ -242,7 +242,7 @@ class Triggers(Installs):
 
     def tallies(self) -> dict[tuple[str, str], Tally]:
         """What the runs came to since the start, by database and trigger."""
-        return dict(self._mill.tallies)
+        return dict(self._mill.ledger.tallies)
 
     # ---- requests
 

@@ -12,27 +12,26 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from walmill.clock import Clock
 from walmill.context.local import CachedValues, Limits
 from walmill.dispatch.backlog import COUNT_SECONDS, catch_up, fetch, items_of
 from walmill.dispatch.consumer import Item
-from walmill.dispatch.history import History, RunRow
+from walmill.dispatch.history import RunRow
+from walmill.dispatch.ledger import Ledger
 from walmill.dispatch.requests import Exchange, RequestDesk
 from walmill.dispatch.schedules import Schedules
 from walmill.dispatch.services import ServiceDesk
 from walmill.dispatch.snapshots import SnapshotDesk
 from walmill.dispatch.station import Station, StationHost
 from walmill.dispatch.subscriptions import Subscriptions, Triggers
-from walmill.dispatch.tally import Tally
+from walmill.dispatch.thread import LoopThread
 from walmill.dispatch.waiting import Waiting, hindrance
 from walmill.dispatch.writes import WriteLine
-from walmill.errors import NotFound, Unavailable, WalmillError, described
+from walmill.errors import NotFound, Unavailable, WalmillError
 from walmill.isolation.base import Executor, Gate
 from walmill.isolation.batch import BatchSource
-from walmill.model.catalog import INTERNAL
 from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
@@ -46,8 +45,6 @@ from walmill.store.view import View
 from walmill.triggers.manage import disable_trigger, pause_trigger
 from walmill.triggers.spec import parse_spec
 from walmill.wal.log import Log
-from walmill_worker.binding import Binding
-from walmill_worker.calling import call
 from walmill_worker.replies import Answer
 
 if TYPE_CHECKING:
@@ -55,7 +52,6 @@ if TYPE_CHECKING:
 
     from walmill.query.results import ResultStream
 
-T = TypeVar("T")
 PREPARED_RUNS = 16
 """So many runs are made ready while the disk syncs; more would hold the interpreter and with it the writers' answers."""
 CURRENT_SECONDS = 1.0
@@ -125,7 +121,6 @@ class Mill:
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._stations: dict[int, Station] = {}
         self._retiring: set[asyncio.Task[None]] = set()
-        self._watchers: list[tuple[str, Binding]] = []
         self._memo: dict[Any, BatchSource] = {}
         self._matched: dict[int, list[tuple[int, Item]]] = {}
         self._waiting = Waiting(self, registry, pool)
@@ -133,15 +128,10 @@ class Mill:
         self._saves: list[Callable[[], None]] = []
         self._stopping = False
         self._blocked = False
-        self.history = History(self.submit)
-        self.counts: dict[tuple[str, str, str], int] = {}
-        self.tallies: dict[tuple[str, str], Tally] = {}
-        self._asking = threading.Lock()
-        self._asked: set[Future[Any]] = set()
-        self._over = False
-        self.loop = asyncio.new_event_loop()
+        self.ledger = Ledger(self.submit, registry, clock)
         self._schedules: Schedules | None = None
-        self._thread = threading.Thread(target=self._main, name="walmill-mill", daemon=True)
+        self._thread = LoopThread("walmill-mill")
+        self.loop = self._thread.loop
 
     # ---- the thread
 
@@ -152,17 +142,6 @@ class Mill:
         self._thread.start()
         self.run(self._begin()).result()
 
-    def _main(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            for task in asyncio.all_tasks(self.loop):
-                task.cancel()
-            self.loop.run_until_complete(asyncio.sleep(0))
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-
     async def _begin(self) -> None:
         self._schedules = Schedules(self)
         self._refresh(self._view)
@@ -170,15 +149,10 @@ class Mill:
 
     def _find_watchers(self) -> None:
         try:
-            self._watchers = self._registry.with_hook("on_run_end")
+            self.ledger.find_watchers()
         except Exception as error:  # noqa: BLE001 - a plugin that cannot be bound watches nothing
             if not self._stopping:
                 log.warning("a plugin that watches runs could not be bound", error=str(error))
-
-    @property
-    def watchers(self) -> tuple[str, ...]:
-        """The names of the plugins that watch runs."""
-        return tuple(name for name, _ in self._watchers)
 
     async def pass_by(self) -> None:
         """Moves the cursors of triggers that nothing concerned lately, so that they hold no log; on the mill's loop."""
@@ -190,27 +164,11 @@ class Mill:
     @property
     def may_wait(self) -> bool:
         """Whether the loop runs, and this thread may wait for what happens there."""
-        return self._thread.is_alive() and threading.current_thread() is not self._thread and not self._stopping
+        return self._thread.alive and not self._thread.here and not self._stopping
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> Any:
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the mill's loop; a concurrent future of its result, or of the end of the loop."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        with self._asking:
-            self._asked.add(future)
-            late = self._over
-        if late:
-            self._give_up()
-        future.add_done_callback(self._asked.discard)
-        return future
-
-    def _give_up(self) -> None:
-        """Nobody will do any more what was asked of the loop: a thread that waits for it would wait for ever."""
-        with self._asking:
-            self._over = True
-            left = list(self._asked)
-        for future in left:
-            with contextlib.suppress(InvalidStateError):  # it was done after all
-                future.set_exception(Unavailable("the engine is closed"))
+        return self._thread.run(coroutine)
 
     # ---- what stations need of the engine
 
@@ -253,31 +211,11 @@ class Mill:
 
     def record(self, row: RunRow) -> None:
         """Takes what became of a run."""
-        key = (row.database, row.trigger, row.status)
-        self.counts[key] = self.counts.get(key, 0) + 1
-        tally = self.tallies.get(key[:2])
-        if tally is None:
-            tally = self.tallies[key[:2]] = Tally()
-        tally.add(row)
-        if row.database != INTERNAL:
-            self.history.run(row)
-        if not self._watchers:
-            return
-        record = row.to_record()
-        for name, binding in self._watchers:
-            try:
-                call(binding.hooks["on_run_end"], {"record": record})
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                log.warning("on_run_end failed", plugin=name, error=described(error))
+        self.ledger.record(row)
 
     def say(self, database: str, trigger: str, run_id: str, level: str, text: str) -> None:
-        """Takes a line that a run said: to the server's log at once, to `_internal.logs` with the next block."""
-        write = log.error if level in ("ERROR", "CRITICAL") else log.warning if level == "WARNING" else log.info
-        write(text, database=database, trigger=trigger, run=run_id)
-        if database != "_internal":
-            self.history.log(database, trigger, run_id, self._clock.now_ns(), level, text)
+        """Takes a line that a run said."""
+        self.ledger.say(database, trigger, run_id, level, text)
 
     def disable(self, trigger: Trigger, reason: str, traceback: str) -> None:
         """Has a trigger disabled, with a commit."""
@@ -351,7 +289,7 @@ class Mill:
 
         A hook that blocks the loop is not waited for: what was asked is durable, and takes effect once the loop is free.
         """
-        if threading.current_thread() is self._thread:
+        if self._thread.here:
             return
         seen = threading.Event()
         try:
@@ -454,7 +392,7 @@ class Mill:
 
     def plugins_changed(self, names: Collection[str]) -> None:
         """From any thread: plugins were registered, or have changed, come or gone. Runs under way end as they began."""
-        if self._thread.is_alive():
+        if self._thread.alive:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(self._waiting.changed, frozenset(names))
                 self._pool.submit(self._find_watchers)
@@ -615,7 +553,7 @@ class Mill:
 
     def stop(self, timeout: float) -> bool:
         """Starts nothing more, lets runs finish, then leaves those behind that do not; says whether all finished."""
-        if not self._thread.is_alive():
+        if not self._thread.alive:
             return True
         try:
             clean: bool = self.run(self._stop(timeout)).result(timeout + LEFT_BEHIND_SECONDS)
@@ -626,11 +564,7 @@ class Mill:
 
     def end(self) -> None:
         """Ends the loop and its thread; what still runs there is a daemon's business."""
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            if not self._blocked:
-                self._thread.join(2.0)
-        self._give_up()
+        self._thread.end(0.0 if self._blocked else 2.0)
 
     async def _stop(self, timeout: float) -> bool:
         self._stopping = True
