@@ -10,12 +10,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from walmill.dispatch.snapshots import Step, step
+from walmill.dispatch.snapshots import Step, portion, step
 from walmill.dispatch.station import Ended
 from walmill.engine import Engine
 from walmill.errors import InvalidRequest
 from walmill.isolation.process import possible
+from walmill.model.files import DataFile
 from walmill.options import EngineOptions
 from walmill.snapshot.due import Limits
 from walmill_hookspecs import DisableTrigger, SkipBatch, SnapshotRecord, hookimpl
@@ -223,6 +226,27 @@ def test_a_copy_outside_has_what_the_table_has(tmp_path: Path, seed: int, wait: 
         assert Copies.rows == {(row["host"], row["time"].value): row["v"] for row in found}
     finally:
         engine.close(5.0)
+
+
+def file(sequence: int, table: int = 1) -> DataFile:
+    return DataFile(f"{table}/{sequence}", table, 1, 1, 0, 0, sequence, sequence, 0)
+
+
+@given(st.dictionaries(st.integers(1, 3), st.lists(st.integers(1, 30), min_size=1, max_size=10)), st.integers(1, 12))
+def test_many_files_come_in_steps(ages: dict[int, list[int]], most: int) -> None:
+    left = {table: [file(age, table) for age in found] for table, found in ages.items()}
+    told: list[DataFile] = []
+    while left:
+        some = portion(left, most)
+        new = [one for files in some.values() for one in files]
+        bound = max(one.last_sequence for one in new)
+        assert sum(one.last_sequence < bound for one in new) < most, "only those of one age may be more"
+        told += new
+        left = {table: [one for one in files if one.last_sequence > bound] for table, files in left.items()}
+        left = {table: files for table, files in left.items() if files}
+    assert sorted(one.path for one in told) == sorted(
+        f"{table}/{age}" for table, found in ages.items() for age in found
+    )
 
 
 class Signals:

@@ -109,7 +109,7 @@ def on_snapshot(record: SnapshotRecord, ctx: BaseContext[Any]) -> None:
     When: after files with rows of the trigger's tables count (specs `snapshot`, `snapshot:…`). Never in an engine without a data
         directory, which has no files.
     How often: once for the files since the last run that was finished; several snapshots are told together where they came
-        while a run went on, or while the trigger was disabled.
+        while a run went on, or while the trigger was disabled; of very many about a thousand files at a time, the oldest first.
     Return value: ignored.
     Delivery: the sequence is the cursor and part of the run's commit: what a plugin does inside the database comes effectively
         once, outside at least once, and nothing is left out, also after a kill. A failed run is repeated until it succeeds

@@ -20,6 +20,9 @@ from walmill.store.view import View
 from walmill.triggers.spec import SnapshotSpec
 from walmill_hookspecs.types import SnapshotFile, SnapshotRecord, SnapshotTable
 
+MOST_FILES = 1000
+"""About so many files are told at a time: a trigger that begins with all that is there makes its way in steps."""
+
 log = get_logger("walmill.dispatch")
 
 
@@ -41,6 +44,21 @@ def new_files(view: View, database: int, spec: SnapshotSpec, after: int) -> dict
         if later:
             found[number] = later
     return found
+
+
+def portion(found: dict[int, list[DataFile]], most: int) -> dict[int, list[DataFile]]:
+    """The oldest of new files, about so many, and all of the same age as the last of them. Pure.
+
+    Args:
+        found: The files, by id of table.
+        most: About so many.
+    """
+    ages = sorted(one.last_sequence for files in found.values() for one in files)
+    if len(ages) <= most:
+        return found
+    bound = ages[most - 1]
+    kept = {number: [one for one in files if one.last_sequence <= bound] for number, files in found.items()}
+    return {number: files for number, files in kept.items() if files}
 
 
 def record_of(view: View, found: dict[int, list[DataFile]], after: int, place: Place) -> SnapshotRecord:
@@ -206,7 +224,7 @@ class SnapshotDesk:
                 del view
                 await self._wake.wait()
                 continue
-            record = record_of(view, found, after, self._host.place)
+            record = record_of(view, portion(found, MOST_FILES), after, self._host.place)
             ended = await self.station.perform(self._event(record, failures + 1), view=view)
             del view
             if ended.end in ("stale", "cancelled") or self.station.blocked is not None:
