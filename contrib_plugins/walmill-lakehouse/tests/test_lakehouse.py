@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from attrs import evolve
 from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,8 +28,8 @@ from walmill_lakehouse.shape import apart, batches, lake_names, merged, with_las
 from walmill.engine import Engine
 from walmill.options import EngineOptions
 from walmill.testing.suite import plugin_suite
-from walmill_hookspecs import BadSettings, SnapshotFile, SnapshotRecord, SnapshotTable
-from walmill_hookspecs.fakes import FakeContext
+from walmill_hookspecs import BadSettings, SnapshotRecord
+from walmill_hookspecs.fakes import FakeContext, snapshot
 from walmill_hookspecs.settings import parse
 
 SCRATCH = tempfile.mkdtemp(prefix="walmill-lake-")
@@ -162,27 +162,14 @@ def test_what_others_see(tmp_path: Path, database: Engine) -> None:
 
 
 def files_of(place: Path, count: int, first: int, *, older: bool = False) -> SnapshotRecord:
-    """A record of one file with so many rows, as the engine writes one."""
-    path = place / f"{first}.parquet"
-    rows = pa.table(
-        {
-            "host": pa.array([f"h{n % 2}" for n in range(count)]).dictionary_encode(),
-            "time": pa.array([1000 * (first + n) for n in range(count)], pa.timestamp("ns", "UTC")),
-            "v": pa.array([float(n) for n in range(count)]),
-        }
-    )
-    pq.write_table(rows, path, row_group_size=700)
-    one = SnapshotFile(
-        path=str(path),
-        rows=count,
-        bytes=path.stat().st_size,
-        time_range=(1000 * first, 1000 * (first + count)),
-        sequences=(1 if older else first, first),
-    )
-    table = SnapshotTable(
-        database="d", name="cpu", tags=("host",), fields={"v": "float64"}, files=(one,), time_range=one.time_range
-    )
-    return SnapshotRecord(sequence=first, previous_sequence=first - 1, tables=(table,))
+    """A record of one file with so many rows."""
+    rows = [{"host": f"h{n % 2}", "time": 1000 * (first + n), "v": float(n)} for n in range(count)]
+    found = snapshot(place, {"cpu": rows}, tags={"cpu": ["host"]}, database="d", sequences=(first, first))
+    if not older:
+        return found
+    (table,) = found.tables
+    (one,) = table.files
+    return evolve(found, tables=(evolve(table, files=(evolve(one, sequences=(1, first)),)),))
 
 
 def test_a_run_that_is_repeated_adds_nothing(tmp_path: Path) -> None:

@@ -15,170 +15,45 @@ import inspect
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from typing import Any, Literal, TypeAlias, cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 
-from walmill_hookspecs.body import async_body_of, body_of
 from walmill_hookspecs.context import Cache, LoggerAdapter, WriteData
 from walmill_hookspecs.errors import QueryError, WriteError
-from walmill_hookspecs.types import (
-    FieldType,
-    Line,
-    MultiMapping,
-    Request,
-    Run,
-    TableBatch,
-    Tick,
-    TriggerInfo,
-    UInt,
-    WriteBatch,
+from walmill_hookspecs.fake_values import (
+    NOW,
+    Rows,
+    async_body,
+    body,
+    nanoseconds,
+    request,
+    snapshot,
+    table_batch,
+    tick,
+    write_batch,
 )
+from walmill_hookspecs.types import Line, Run, TriggerInfo, UInt
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-"""The time at which a fake context is, unless it is told another one."""
-
-Rows = Iterable[Mapping[str, Any]]
 Answer: TypeAlias = pa.Table | Rows | Exception | Callable[[Mapping[str, Any]], Any]
 
-
-def _ns(when: datetime | int) -> int:
-    if isinstance(when, int):
-        return when
-    if when.tzinfo is None:
-        raise ValueError(f"{when!r} has no time zone; give an aware datetime or int ns")
-    delta = when - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1_000
-
-
-def _field_type(value: Any) -> FieldType:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, UInt):
-        return "uint64"
-    if isinstance(value, int):
-        return "int64"
-    return "float64" if isinstance(value, float) else "string"
-
-
-_ARROW = {
-    "bool": pa.bool_(),
-    "uint64": pa.uint64(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-}
-
-
-def table_batch(name: str, rows: Rows, *, tags: Sequence[str] = (), chunks: int = 1) -> TableBatch:
-    """A `TableBatch` from rows.
-
-    Args:
-        name: Name of the table.
-        rows: Mappings; `time` is int ns or an aware datetime; a missing key or None is no value.
-        tags: Which keys are tags.
-        chunks: Into how many chunks (commits) the rows are cut.
-    """
-    listed = [dict(row) for row in rows]
-    fields: dict[str, FieldType] = {}
-    for row in listed:
-        for key, value in row.items():
-            if key != "time" and key not in tags and value is not None:
-                fields.setdefault(key, _field_type(value))
-    times = [_ns(row["time"]) for row in listed]
-    columns: dict[str, pa.Array] = {tag: pa.array([row.get(tag) for row in listed], pa.string()) for tag in tags}
-    for field, kind in fields.items():
-        columns[field] = pa.array([row.get(field) for row in listed], _ARROW[kind])
-    columns["time"] = pa.array(times, pa.int64()).cast(pa.timestamp("ns", "UTC"))
-    whole = pa.table(columns)
-    size = max(1, math.ceil(len(listed) / max(1, chunks)))
-    parts = [whole.slice(start, size) for start in range(0, max(1, len(listed)), size)]
-    return TableBatch(
-        name=name,
-        tags=tuple(tags),
-        fields=fields,
-        data=pa.concat_tables(parts),
-        time_range=(min(times, default=0), max(times, default=0)),
-    )
-
-
-def write_batch(
-    tables: Mapping[str, Rows],
-    *,
-    tags: Mapping[str, Sequence[str]] | None = None,
-    database: str = "test",
-    sequences: tuple[int, int] = (1, 1),
-    origin: str = "client",
-    kind: Literal["live", "replay", "backfill"] = "live",
-) -> WriteBatch:
-    """A `WriteBatch` from rows by table.
-
-    Args:
-        tables: Rows by name of table, as in `table_batch`.
-        tags: Which keys of which table are tags.
-        database: Name of the database.
-        sequences: First and last sequence.
-        origin: `client` or the name of a trigger.
-        kind: As in `WriteBatch`.
-    """
-    return WriteBatch(
-        database=database,
-        first_sequence=sequences[0],
-        last_sequence=sequences[1],
-        origin=origin,
-        kind=kind,
-        tables={name: table_batch(name, rows, tags=(tags or {}).get(name, ())) for name, rows in tables.items()},
-    )
-
-
-def tick(
-    scheduled_for: datetime = NOW,
-    *,
-    fired_at: datetime | None = None,
-    previous: datetime | None = None,
-    missed: int = 0,
-    since: datetime | None = None,
-    zone: tzinfo = timezone.utc,  # noqa: UP017 - the parameter's type is tzinfo
-) -> Tick:
-    """A `Tick`; `fired_at` is `scheduled_for` unless given."""
-    return Tick(
-        scheduled_for=scheduled_for,
-        fired_at=fired_at or scheduled_for,
-        previous=previous,
-        missed=missed,
-        timezone=zone,
-        since=since,
-    )
-
-
-def request(
-    method: str = "GET",
-    path: str = "",
-    *,
-    path_params: Mapping[str, Any] | None = None,
-    query: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    body: bytes | str = b"",
-    identity: str | None = None,
-    client: tuple[str, int] | None = ("127.0.0.1", 40000),
-) -> Request:
-    """A `Request`."""
-    return Request(
-        method=method.upper(),
-        path=path.lstrip("/"),
-        path_params=dict(path_params or {}),
-        query_params=MultiMapping(query),
-        headers=MultiMapping(headers, ignore_case=True),
-        client=client,
-        identity=identity,
-        body=body.encode() if isinstance(body, str) else body,
-    )
-
-
-body = body_of
-async_body = async_body_of
+__all__ = [
+    "NOW",
+    "Answer",
+    "FakeAsyncContext",
+    "FakeCache",
+    "FakeContext",
+    "Rows",
+    "async_body",
+    "body",
+    "request",
+    "snapshot",
+    "table_batch",
+    "tick",
+    "write_batch",
+]
 
 
 class FakeCache:
@@ -465,7 +340,7 @@ def _as_table(answer: Any) -> pa.Table:
     for name in names:
         values = [row.get(name) for row in rows]
         if name == "time":
-            columns[name] = pa.array([None if v is None else _ns(v) for v in values], pa.int64()).cast(
+            columns[name] = pa.array([None if v is None else nanoseconds(v) for v in values], pa.int64()).cast(
                 pa.timestamp("ns")
             )
         else:
