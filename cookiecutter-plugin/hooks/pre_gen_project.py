@@ -25,8 +25,10 @@ for what, text in (("description", DESCRIPTION), ("author", AUTHOR)):
     if not text.isprintable() or not text.strip() or len(text) > 100:
         problems.append(f"the {what} {text!r} must be one line of 1 to 100 characters")
 wanted = [hook.strip() for hook in HOOKS.split(",") if hook.strip()]
-if not wanted or any(hook not in ("write", "schedule", "request", "service") for hook in wanted):
-    problems.append(f"the hooks {HOOKS!r} are not of write, schedule, request, service; give one or several, separated by commas")
+if not wanted or any(hook not in ("write", "schedule", "request", "service", "snapshot") for hook in wanted):
+    problems.append(
+        f"the hooks {HOOKS!r} are not of write, schedule, request, service, snapshot; give one or several, separated by commas"
+    )
 if not re.fullmatch(r"3\.(1[1-9]|[2-9][0-9])", PYTHON):
     problems.append(f"the Python {PYTHON!r} must be 3.11 or a later 3.x, written as 3.12")
 if problems:

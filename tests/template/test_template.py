@@ -25,8 +25,13 @@ from walmill.scaffold import render
 pytestmark = pytest.mark.slow
 
 TEMPLATE = Path(__file__).parents[2] / "cookiecutter-plugin"
-HOOKS = ("write", "schedule", "request", "service")
-CHOICES = [chosen for count in (1, 2, 4) for chosen in itertools.combinations(HOOKS, count)]
+HOOKS = ("write", "schedule", "request", "service", "snapshot")
+CHOICES: list[tuple[str, ...]] = [
+    *((hook,) for hook in HOOKS),
+    *itertools.combinations(HOOKS[:4], 2),
+    ("service", "snapshot"),
+    HOOKS,
+]
 FILES = {
     ".gitignore",
     "AGENTS.md",
@@ -149,7 +154,7 @@ def test_answers_with_quotes_and_dots_make_a_sound_package(tmp_path: Path) -> No
         ({"dist_name": "-x"}, "the distribution '-x' must be"),
         ({"package": "class"}, "the package 'class' is not a Python name"),
         ({"package": "json"}, "the package 'json' would hide another"),
-        ({"hooks": "write,never"}, "the hooks 'write,never' are not of write, schedule, request, service"),
+        ({"hooks": "write,never"}, "the hooks 'write,never' are not of write, schedule, request, service, snapshot"),
         ({"hooks": " "}, "the hooks ' ' are not of"),
         ({"python": "2.7"}, "the Python '2.7' must be 3.11"),
         ({"description": "two\nlines"}, "the description 'two\\nlines' must be one line"),
@@ -258,7 +263,12 @@ def versions(tmp_path: Path) -> Versions:
     [
         {"name": "spike-filter", "hooks": ["write", "request"]},
         {"name": "a.b", "hooks": ["service"], "licence": "none", "asynchronous": "no", "author": 'A "B" C'},
-        {"name": "x", "hooks": ["write", "schedule", "request", "service"], "licence": "MIT", "python": "3.12"},
+        {
+            "name": "x",
+            "hooks": ["write", "schedule", "request", "service", "snapshot"],
+            "licence": "MIT",
+            "python": "3.12",
+        },
     ],
 )
 def test_copier_makes_what_cookiecutter_makes(tmp_path: Path, versions: Versions, answers: dict[str, Any]) -> None:

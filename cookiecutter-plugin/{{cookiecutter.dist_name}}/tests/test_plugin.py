@@ -2,6 +2,7 @@
 {%- set schedule = cookiecutter.__schedule == 'True' -%}
 {%- set request = cookiecutter.__request == 'True' -%}
 {%- set service = cookiecutter.__service == 'True' -%}
+{%- set snapshot = cookiecutter.__snapshot == 'True' -%}
 {%- set wait = cookiecutter.asynchronous == 'yes' -%}
 {%- set open = 'asyncio.run(' if wait else '' -%}
 {%- set close = ')' if wait else '' -%}
@@ -10,21 +11,33 @@
 {%- if request %}{% set hooks = hooks + ['on_request'] %}{% endif -%}
 {%- if schedule %}{% set hooks = hooks + ['on_schedule'] %}{% endif -%}
 {%- if service %}{% set hooks = hooks + ['on_service'] %}{% endif -%}
+{%- if snapshot %}{% set hooks = hooks + ['on_snapshot'] %}{% endif -%}
 {%- if write %}{% set hooks = hooks + ['on_write'] %}{% endif -%}
 {%- set fakes = [fake] -%}
 {%- if request %}{% set fakes = fakes + ['request'] %}{% endif -%}
+{%- if snapshot %}{% set fakes = fakes + ['snapshot'] %}{% endif -%}
 {%- if schedule %}{% set fakes = fakes + ['tick'] %}{% endif -%}
 {%- if write %}{% set fakes = fakes + ['write_batch'] %}{% endif -%}
+{%- set taken = 'from ' ~ cookiecutter.package ~ ' import ' ~ (hooks | join(', ')) -%}
+{%- set standard = [] -%}
+{%- if wait %}{% set standard = standard + ['import asyncio'] %}{% endif -%}
+{%- if snapshot %}{% set standard = standard + ['from pathlib import Path'] %}{% endif -%}
 """The hooks, without an engine: `walmill_hookspecs.fakes` stands in for it."""
-{% if wait %}
-import asyncio
+{% if standard %}
+{{ standard | join('\n') }}
 {% endif %}
 {%- if service %}
 import pytest
 {%- endif %}
 from walmill_hookspecs.fakes import {{ fakes | join(', ') }}
 
-from {{ cookiecutter.package }} import {{ hooks | join(', ') }}
+{% if (taken | length) > 120 -%}
+from {{ cookiecutter.package }} import (
+    {{ hooks | join(',\n    ') }},
+)
+{%- else -%}
+{{ taken }}
+{%- endif %}
 from {{ cookiecutter.package }}.settings import Settings
 {%- if write %}
 
@@ -63,4 +76,13 @@ def test_a_source_runs_until_it_is_asked_to_end(monkeypatch: pytest.MonkeyPatch)
     {{ open }}on_service(context){{ close }}
     assert [line.fields for line in context.written] == [{"beats": 1}]
     assert context.checkpoints == [None]
+{%- endif %}
+{%- if snapshot %}
+
+
+def test_rows_in_files_are_counted(tmp_path: Path) -> None:
+    context = {{ fake }}(settings=Settings())
+    record = snapshot(tmp_path, {"room": [{"host": "a", "temp": 20.5, "time": 1}]}, tags={"room": ["host"]})
+    {{ open }}on_snapshot(record, context){{ close }}
+    assert [line.fields for line in context.written] == [{"in_files": 1}]
 {%- endif %}

@@ -36,7 +36,7 @@ def render(*, name: str, hooks: Sequence[str], output_dir: Path, no_input: bool 
     Args:
         name: Name of the plugin; the distribution becomes `walmill-NAME`. An answer to the question for it
             goes before it.
-        hooks: Of `write`, `schedule`, `request`.
+        hooks: Of `write`, `schedule`, `request`, `service`, `snapshot`.
         output_dir: Where the directory of the package is made.
         no_input: Whether nothing more is asked.
 

@@ -2,11 +2,13 @@
 {%- set schedule = cookiecutter.__schedule == 'True' -%}
 {%- set request = cookiecutter.__request == 'True' -%}
 {%- set service = cookiecutter.__service == 'True' -%}
+{%- set snapshot = cookiecutter.__snapshot == 'True' -%}
 {%- set wait = cookiecutter.asynchronous == 'yes' -%}
 {%- set def = 'async def' if wait else 'def' -%}
 {%- set context = 'AsyncContext' if wait else 'Context' -%}
 {%- set names = [context, 'Line'] -%}
 {%- if request %}{% set names = names + ['Reply', 'Request'] %}{% endif -%}
+{%- if snapshot %}{% set names = names + ['SnapshotRecord'] %}{% endif -%}
 {%- if schedule %}{% set names = names + ['Tick'] %}{% endif -%}
 {%- if write %}{% set names = names + ['WriteBatch'] %}{% endif -%}
 {%- set names = names + ['hookimpl'] -%}
@@ -69,4 +71,16 @@ def register_settings() -> type:
         ctx.write(Line(ctx.settings.target, tags={"table": "beat"}, fields={"beats": beats}))
         {{ 'await ' if wait else '' }}ctx.checkpoint()
         {{ 'await asyncio' if wait else 'time' }}.sleep(SECONDS)
+{%- endif %}
+{%- if snapshot %}
+
+
+@hookimpl
+{{ def }} on_snapshot(record: SnapshotRecord, ctx: {{ context }}[Settings]) -> None:
+    """Rows are in files: write down how many. A real one takes the files to where others look."""
+    for table in record.tables:
+        if table.name == ctx.settings.target:
+            continue
+        rows = sum(one.rows for one in table.files)
+        ctx.write(Line(ctx.settings.target, tags={"table": table.name}, fields={"in_files": rows}))
 {%- endif %}

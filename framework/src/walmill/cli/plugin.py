@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from walmill.cli.client import Client
     from walmill.plugins import Registry
 
-HOOKS = ("write", "schedule", "request", "service")
+HOOKS = ("write", "schedule", "request", "service", "snapshot")
 
 
 def _here() -> Registry:
