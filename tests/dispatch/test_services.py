@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -338,6 +339,57 @@ def test_an_update_waits_for_the_one_before_it(engine: Engine, wait: Wait) -> No
     Deaf.free = True
     wait(lambda: Deaf.calls >= 2)
     assert Deaf.most == 1
+
+
+class Late:
+    """Makes its checkpoint when it is told to."""
+
+    began = free = over = False
+
+    @hookimpl
+    def on_service(self, ctx: Any) -> None:
+        ctx.write("cpu v=1")
+        Late.began = True
+        while not Late.free:
+            time.sleep(0.005)
+        try:
+            ctx.checkpoint()
+        finally:
+            Late.over = True
+
+
+class Holding:
+    """Holds the mill's loop up, so that nobody hears of a change."""
+
+    began = False
+
+    @hookimpl
+    async def on_service(self, ctx: Any) -> None:
+        Holding.began = True
+        while not Late.over:
+            time.sleep(0.005)
+        while not ctx.stopping:
+            await asyncio.sleep(0.005)
+
+
+def test_a_checkpoint_that_a_change_has_overtaken_is_no_failure(engine: Engine, wait: Wait) -> None:
+    Late.began = Late.free = Late.over = Holding.began = False
+    engine.register(Late, name="p")
+    engine.register(Holding, name="holding")
+    engine.create_trigger(database="d", name="t", plugin="p", spec="service")
+    wait(lambda: Late.began)
+    engine.create_trigger(database="d", name="holding", plugin="holding", spec="service")
+    wait(lambda: Holding.began)
+    changing = threading.Thread(target=engine.disable_trigger, args=("d", "t"))
+    changing.start()
+    wait(lambda: not engine.view().catalog.trigger("d", "t").enabled)
+    Late.free = True
+    changing.join(20)
+    wait(lambda: engine.view().catalog.find_database("_internal"))
+    found = engine.query("SELECT status, error FROM runs WHERE trigger = 't'", database="_internal").to_pylist()
+    assert [row["status"] for row in found] == ["refused"]
+    assert "was changed while the run went on" in found[0]["error"]
+    assert not engine.trigger("d", "t")["failures"]
 
 
 def test_what_a_source_cannot_have(engine: Engine) -> None:

@@ -21,7 +21,7 @@ from walmill.model.trigger import Trigger
 from walmill.model.valuecache import Kind
 from walmill.store.commit import Source
 from walmill.store.draft import Draft
-from walmill.store.submission import RowsWrite, RunEffect, Submission, Ticket, check_generation
+from walmill.store.submission import RowsWrite, RunEffect, Stale, Submission, Ticket, check_generation
 from walmill.store.view import View
 from walmill_hookspecs import QueryError, Run, RunCancelled, TableNotFound, TriggerInfo, WriteError
 from walmill_hookspecs.context import WriteData
@@ -153,6 +153,7 @@ class RunState:
         cancelled: Why it is to end; None while it may go on.
         stopping: Whether it should end soon.
         closed: Whether the hook has returned: what it would write from now on joins no commit any more.
+        stale: Why nothing of it counts any more, as a checkpoint was told: its trigger was changed; None if nobody said so.
     """
 
     host: RunHost
@@ -171,6 +172,7 @@ class RunState:
     cancelled: str | None = None
     stopping: bool = False
     closed: bool = False
+    stale: str | None = None
     committed_rows: int = 0
     callbacks: list[Callable[[], Any]] = field(factory=list)
     _effects: Effects | None = field(init=False, default=None)
@@ -452,7 +454,7 @@ class LocalContext(_Base):
         effect = self._checkpoint(through)
         callbacks = taken(state.callbacks)
         try:
-            _written(state.host.submit(effect).result)
+            _written(lambda: _not_stale(state, state.host.submit(effect).result))
         except BaseException:
             state.callbacks[:0] = callbacks
             raise
@@ -549,6 +551,8 @@ class LocalAsyncContext(_Base):
             await state.host.submit(effect, Ticket(asyncio.get_running_loop()))
         except BaseException as error:
             state.callbacks[:0] = callbacks
+            if isinstance(error, Stale):
+                state.stale = error.message
             if isinstance(error, WalmillError):
                 raise WriteError(error.message) from None
             raise
@@ -571,6 +575,14 @@ def _query(
         if near is not None:
             raise TableNotFound(error.message, table=getattr(error, "table", ""), near=near) from None
         raise QueryError(error.message) from None
+
+
+def _not_stale(state: RunState, wait: Callable[[], Any]) -> Any:
+    try:
+        return wait()
+    except Stale as error:
+        state.stale = error.message
+        raise
 
 
 def _written(wait: Callable[[], Any]) -> Any:

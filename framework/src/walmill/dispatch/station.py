@@ -419,6 +419,8 @@ class Station:
             state=state,
             run_id=state.run.id,
         )
+        if verdict.kind == "failed" and state.stale is not None:  # the hook let out what its checkpoint was told
+            ended.end, ended.error, ended.traceback = "stale", state.stale, ""
         if verdict.kind != "ok":
             return ended
         if event.accept is not None:
