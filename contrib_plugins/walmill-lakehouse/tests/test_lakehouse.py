@@ -211,6 +211,43 @@ def test_a_large_file_comes_in_parts_and_may_be_interrupted(tmp_path: Path, monk
     assert DeltaTable(place).version() == version
 
 
+def test_files_of_one_snapshot_in_several_versions_may_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each month has a file of its own: a version with the first of them does not have the snapshot."""
+    records = [
+        snapshot(
+            tmp_path / str(n),
+            {"cpu": [{"host": "a", "time": 10**6 * n + k, "v": 1.0} for k in range(800)]},
+            tags={"cpu": ["host"]},
+            database="d",
+            sequences=(7, 9),
+        )
+        for n in range(4)
+    ]
+    files = tuple(one for record in records for one in record.tables[0].files)
+    record = evolve(records[0], tables=(evolve(records[0].tables[0], files=files),))
+    context = FakeContext(settings=settings(tmp_path / "lake", rows="1000"))
+    place = str(tmp_path / "lake" / "d" / "cpu")
+    before, calls = export.named, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) in (2, 5):
+            raise MemoryError
+        return before(*arguments)
+
+    monkeypatch.setattr(export, "named", interrupted)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            export.on_snapshot(record, context)
+    export.on_snapshot(record, context)
+    assert DeltaTable(place).to_pyarrow_table().num_rows == 3200
+    version = DeltaTable(place).version()
+    export.on_snapshot(record, context)
+    assert DeltaTable(place).version() == version
+
+
 @given(st.integers(1, 2**40), st.integers(0, 3000))
 def test_versions_grow_and_say_what_is_there(sequence: int, part: int) -> None:
     some, whole = version_of(sequence, part, last=False), version_of(sequence, part, last=True)

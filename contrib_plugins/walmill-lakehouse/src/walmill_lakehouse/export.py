@@ -75,14 +75,20 @@ def _export(found: SnapshotTable, before: int, application: str, ctx: Context[La
     table = opened(place, storage)
     _check_partition(table, together, place)
     done, begun = known(table, application)
-    files = sorted((one for one in found.files if one.sequences[1] > done), key=lambda one: one.sequences)
-    for several in batches(files, chosen.rows, lambda one: one.rows):
+    # files of one age may come in several batches: a table has all of that age only with the last of them
+    files = sorted((one for one in found.files if one.sequences[1] > done), key=lambda one: one.sequences[::-1])
+    groups = list(batches(files, chosen.rows, lambda one: one.rows))
+    part = reached = 0
+    for place_in_line, several in enumerate(groups):
+        newest = several[-1].sequences[1]
+        whole = place_in_line + 1 == len(groups) or groups[place_in_line + 1][0].sequences[1] > newest
+        part, reached = part if newest == reached else 0, newest
         asked = any("://" in one.path for one in several)
         joined = any(one.sequences[0] <= max(before, done) for one in several)  # with what the lake has
-        late = ALWAYS if asked or joined or begun else [span for one in several for span in one.late]
-        newest = max(one.sequences[1] for one in several)
+        again = begun and several[0].sequences[1] == done + 1
+        late = ALWAYS if asked or joined or again else [span for one in several for span in one.late]
         pieces = (piece for some in _rows(found, several, ctx, asked=asked) for piece in apart(some, len(tags), late))
-        for part, ((some, merge), last) in enumerate(with_last(pieces)):
+        for (some, merge), last in with_last(pieces):
             rows = named(some, tags, fields, chosen.partition, together)
             add(
                 table,
@@ -92,12 +98,12 @@ def _export(found: SnapshotTable, before: int, application: str, ctx: Context[La
                 partition=together,
                 merge=merge,
                 application=application,
-                version=version_of(newest, part, last=last),
+                version=version_of(newest, part, last=last and whole),
                 storage=storage,
             )
             ctx.log.info("%s: %d rows %s", place, rows.num_rows, "merged" if merge else "added")
             table = opened(place, storage)
-        begun = False
+            part += 1
 
 
 def _check_partition(table: DeltaTable | None, partition: str | None, place: str) -> None:
