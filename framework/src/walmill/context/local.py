@@ -454,9 +454,9 @@ class LocalContext(_Base):
         effect = self._checkpoint(through)
         callbacks = taken(state.callbacks)
         try:
-            _written(lambda: _not_stale(state, state.host.submit(effect).result))
-        except BaseException:
-            state.callbacks[:0] = callbacks
+            state.host.submit(effect).result()
+        except BaseException as error:
+            _not_committed(state, callbacks, error)
             raise
         self._checkpointed(through, effect, state.host.view())
         if not state.run.dry_run:
@@ -550,11 +550,7 @@ class LocalAsyncContext(_Base):
         try:
             await state.host.submit(effect, Ticket(asyncio.get_running_loop()))
         except BaseException as error:
-            state.callbacks[:0] = callbacks
-            if isinstance(error, Stale):
-                state.stale = error.message
-            if isinstance(error, WalmillError):
-                raise WriteError(error.message) from None
+            _not_committed(state, callbacks, error)
             raise
         self._checkpointed(through, effect, state.host.view())
         if not state.run.dry_run:
@@ -577,12 +573,13 @@ def _query(
         raise QueryError(error.message) from None
 
 
-def _not_stale(state: RunState, wait: Callable[[], Any]) -> Any:
-    try:
-        return wait()
-    except Stale as error:
+def _not_committed(state: RunState, callbacks: list[Callable[[], Any]], error: BaseException) -> None:
+    """A checkpoint was refused: what it held stays, and the hook is told in the contract's terms."""
+    state.callbacks[:0] = callbacks
+    if isinstance(error, Stale):
         state.stale = error.message
-        raise
+    if isinstance(error, WalmillError):
+        raise WriteError(error.message) from None
 
 
 def _written(wait: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from attrs import frozen
@@ -61,7 +61,9 @@ def portion(found: dict[int, list[DataFile]], most: int) -> dict[int, list[DataF
     return {number: files for number, files in kept.items() if files}
 
 
-def record_of(view: View, found: dict[int, list[DataFile]], after: int, place: Place) -> SnapshotRecord:
+def record_of(
+    view: View, found: dict[int, list[DataFile]], after: int, place: Callable[[DataFile], str]
+) -> SnapshotRecord:
     """What a plugin is told of new files. Pure.
 
     Args:
@@ -142,13 +144,6 @@ def step(ended: Ended, *, policy: str, failures: int, chance: float) -> Step:
     return Step(backoff(failures + 1, chance), failures + 1)
 
 
-class Place(Protocol):
-    """Says where a file is: a path of this machine, or the address of an object."""
-
-    def __call__(self, file: DataFile, /) -> str:
-        """For a file."""
-
-
 class SnapshotHost(Protocol):
     """What the desk needs of the engine."""
 
@@ -156,7 +151,7 @@ class SnapshotHost(Protocol):
         """The newest view."""
 
     def place(self, file: DataFile) -> str:
-        """See `Place`."""
+        """Where a file is: a path of this machine, or the address of an object."""
 
     def move(self, trigger: Trigger, cursor: Cursor) -> None:
         """Notes that a cursor moved without a commit."""
