@@ -131,3 +131,23 @@ def test_what_cannot_be_replayed(engine: Engine, wait: Wait) -> None:
     engine.disable_trigger("d", "t")
     with pytest.raises(Conflict, match="is disabled; enable it first"):
         engine.replay_trigger("d", "t", "start")
+
+
+def test_a_replay_during_a_replay_goes_on_where_the_trigger_was(engine: Engine, wait: Wait) -> None:
+    made(engine, max_batch_rows=1)
+    places = write(engine, *range(10))
+    wait(lambda: len(values()) == 10 and idle(engine))
+    was = through(engine)
+    Notes.seen.clear()
+    Notes.gate.clear()
+    engine.replay_trigger("d", "t", places[0], places[5])
+    wait(lambda: engine.trigger("d", "t")["running"] == 1)
+    asked = engine.replay_trigger("d", "t", places[2], 10 * places[9])  # all that it has had, and no more
+    assert asked["from"] == places[2]
+    assert asked["resume"] == asked["to"] >= was
+    Notes.gate.set()
+    write(engine, 10)
+    wait(lambda: values()[-1:] == [10.0] and idle(engine))
+    # the run that the second one overtook has noted its row
+    assert values() in ([0.0, *map(float, range(2, 11))], [*map(float, range(2, 11))])
+    assert [kind for _, kind, _ in Notes.seen][-1] == "live"

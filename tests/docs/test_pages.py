@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.docs.stage import examples
 
 from walmill.cli.main import cli
 from walmill.settings.model import SETTINGS
@@ -17,11 +18,17 @@ from walmill_hookspecs import specs
 from walmill_hookspecs._markers import PROJECT
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = re.compile(r"<!-- test -->\n```python\n(.*?)```", re.DOTALL)
+OTHERS = (
+    "clients",
+    "test-a-plugin",
+    "first-plugin",
+)  # need a server, pytest, an environment: test_examples, test_fresh
 EXAMPLES = [
-    pytest.param(code, id=f"{page.stem}-{number}")
+    pytest.param(one.text, id=f"{page.stem}-{one.line}")
     for page in sorted((ROOT / "docs").rglob("*.md"))
-    for number, code in enumerate(EXAMPLE.findall(page.read_text(encoding="utf-8")))
+    if page.stem not in OTHERS
+    for one in examples(page)
+    if one.kind == "python"
 ]
 
 

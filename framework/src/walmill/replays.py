@@ -87,9 +87,9 @@ class Replays(Rehearsals):
         if not trigger.enabled:
             raise Conflict(f"the trigger {trigger.name!r} is {trigger.state}; enable it first, then replay it")
         view, through = self.view(), self.in_files()
-        done = (view.cursors.get(trigger.id) or Cursor()).through
-        end = done if last is None else last
-        if end > done or begin > end:
+        done = manage.has_had(trigger, view.cursors.get(trigger.id) or Cursor())
+        end = done if last is None else min(last, done)
+        if begin > end:
             raise InvalidRequest(
                 f"there is nothing from {begin} to {end} that the trigger {trigger.name!r} has had: it is at {done}; begin at or "
                 "before it"

@@ -166,7 +166,11 @@ class Tool:
     def _places(self) -> list[str]:
         """Where distributions come from."""
         found = [] if self.own is None else ["--find-links", str(self.own)]
-        return found if self.wheels is None else [*found, "--no-index", "--find-links", str(self.wheels)]
+        if self.wheels is not None:
+            return [*found, "--no-index", "--find-links", str(self.wheels)]
+        if found and self.uv is not None:  # for uv, an option takes the place of its variable
+            found += [f"--find-links={place}" for place in os.environ.get("UV_FIND_LINKS", "").split(",") if place]
+        return found
 
 
 _NO_SOURCES = "--no-sources"

@@ -378,7 +378,7 @@ def replay_trigger(draft: Draft, database: str, name: str, start: int, to: int |
         database: Name of its database.
         name: Its name.
         start: The first sequence that it is given again.
-        to: The last one; None for all that it has had.
+        to: The last one; None for all that it has had, which is as far as it goes.
         first: The first sequence that the log still has.
 
     Raises:
@@ -391,19 +391,25 @@ def replay_trigger(draft: Draft, database: str, name: str, start: int, to: int |
         raise InvalidRequest(f"a replay is for on_write triggers; the spec of {name!r} is {trigger.spec!r}")
     if not trigger.enabled:
         raise Conflict(f"the trigger {name!r} is {trigger.state}; enable it first, then replay it")
-    done = (draft.view.cursors.get(trigger.id) or Cursor()).through
-    last = done if to is None else to
+    done = has_had(trigger, draft.view.cursors.get(trigger.id) or Cursor())
+    last = done if to is None else min(to, done)
     if start < first:
         raise Conflict(
             f"the log begins with the commit {first}, and the replay is to begin with {start}: what is before is in files only; "
             f"begin with {first}, or give the trigger those rows by a query"
         )
-    if start > last or last > done:
+    if start > last:
         raise InvalidRequest(
             f"there is nothing from {start} to {last} that the trigger {name!r} has had: it is at {done}; begin at or before it"
         )
     draft.move(trigger.id, Cursor(through=start - 1))
     return _put(draft, evolve(trigger, replay=(start, last, done)))
+
+
+def has_had(trigger: Trigger, cursor: Cursor) -> int:
+    """The last commit that a trigger has had, also while it goes through a part of the log again."""
+    replay = trigger.replay
+    return max(cursor.through, replay[2]) if replay is not None and cursor.through < replay[1] else cursor.through
 
 
 def stop_replay(draft: Draft, database: str, name: str) -> bool:
