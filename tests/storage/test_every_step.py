@@ -273,8 +273,8 @@ def owned(directory: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "every"),
     [
-        ("power", 2),
-        ("kill", 4),
+        ("power", 3),
+        ("kill", 6),
         pytest.param("power", 1, marks=pytest.mark.long),
         pytest.param("kill", 1, marks=pytest.mark.long),
         pytest.param("power, torn", 1, marks=pytest.mark.long),
@@ -397,7 +397,7 @@ def run_on(disk: FailingFS, directory: Path) -> list[Row]:
     [
         pytest.param(WRITES, errno.ENOSPC, True, 1, id="the disk is full", marks=pytest.mark.long),
         pytest.param(WRITES, errno.EIO, False, 1, id="a write fails", marks=pytest.mark.long),
-        pytest.param(SYNCS, errno.EIO, False, 3, id="every third sync fails"),
+        pytest.param(SYNCS, errno.EIO, False, 5, id="every fifth sync fails"),
         pytest.param(SYNCS, errno.EIO, False, 1, id="a sync fails", marks=pytest.mark.long),
         pytest.param(
             ("unlink", "remove_directory", "truncate"),

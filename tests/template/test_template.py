@@ -66,8 +66,9 @@ def made(directory: Path, **answers: str) -> Path:
 
 
 def check(project: Path, *command: str) -> None:
-    """Runs a tool in a rendered project, on the packages of the running environment."""
-    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Runs a tool in a rendered project, or in a directory of some, on the packages of the running environment."""
+    packages = os.pathsep.join(map(str, (project / "src", *project.glob("*/src"))))
+    environment = {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
@@ -110,7 +111,10 @@ def test_every_choice_passes_its_own_checks(asynchronous: str, tmp_path: Path) -
         there = {hook for hook in HOOKS if f"def on_{hook}(" in code}
         assert there == set(chosen)
         assert ("async def" in code) == (asynchronous == "yes")
-        check(project, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_plugin.py")
+    alone = [str(one) for one in sorted(tmp_path.glob("*/tests/test_plugin.py"))]
+    assert len(alone) == len(CHOICES)
+    # one process for all: each has a rootdir of its own otherwise, and a start of pytest takes longer than its tests
+    check(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--rootdir=.", *alone)
     check(project, "pytest", "-q", "-p", "no:cacheprovider")  # the last one has all hooks, and is tried on an engine
     check(tmp_path, "ruff", "check", "--no-cache", ".")
     check(tmp_path, "ruff", "format", "--no-cache", "--check", ".")
