@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 PLUGIN = """
+import time
 from walmill_hookspecs import HTTPError, Line, hookimpl
 
 class Sums:
@@ -28,6 +29,19 @@ class Sums:
         if request.method == "PUT":
             raise HTTPError(501, "never")
         return {"got": request.text(), "h": request.headers["x-h"]}
+
+    @hookimpl
+    def on_service(self, ctx):
+        while not ctx.stopping:
+            ctx.write(Line("beat", {}, {"n": 1}, 1))
+            ctx.checkpoint()
+            time.sleep(0.01)
+        ctx.log.info("asked to end")
+
+    @hookimpl
+    def on_snapshot(self, record, ctx):
+        for table in record.tables:
+            ctx.log.info("%s has %d rows", table.name, sum(one.rows for one in table.files))
 """
 
 
@@ -60,6 +74,17 @@ def test_due_times_and_requests(walmill: Callable[..., Any], plugin: str) -> Non
     assert (found.code, report["answer"]["body"]) == (0, '{"got": "hi", "h": "1"}')
     found = walmill("plugin", "test", "request", plugin, "-X", "PUT", "--format", "json")
     assert (found.code, json.loads(found.out)["answer"]["status"]) == (1, 501)
+
+
+def test_sources_and_snapshots(walmill: Callable[..., Any], plugin: str, tmp_path: Path) -> None:
+    found = walmill("plugin", "test", "service", plugin, "--for", "100ms")
+    assert (found.code, "INFO: asked to end" in found.out, "beat n=1i 1" in found.out) == (0, True, True), found
+    (tmp_path / "before.lp").write_text("cpu,host=c v=1 1\ncpu,host=d v=1 1\nmem v=1 1")
+    found = walmill("plugin", "test", "snapshot", plugin, "--data", str(tmp_path / "before.lp"))
+    assert (found.code, "cpu has 2 rows" in found.out, "3 rows given" in found.out) == (0, True, True), found
+    found = walmill("plugin", "test", "snapshot", plugin, "--data", str(tmp_path / "before.lp"), "--trigger-spec",
+                "snapshot:mem")  # fmt: skip
+    assert (found.code, "cpu has" in found.out, "mem has 1 rows" in found.out) == (0, False, True), found
 
 
 def test_queries_are_answered_by_a_server(local: Callable[..., Any], plugin: str) -> None:
@@ -113,6 +138,11 @@ def test_an_installed_plugin_runs_in_the_server(
         (("request", "FILE", "--header", "x"), 2, "is not NAME:VALUE"),
         (("request", "FILE", "--trigger-spec", "request:a/{id}"), 1, "give a path that fits it"),
         (("schedule", "FILE", "--schedule", "never"), 1, "cron"),
+        (("service", "FILE", "--for", "soon"), 1, "soon"),
+        (("service", "FILE", "--for", "2h"), 1, "at most 3600 s"),
+        (("service", "FILE", "--trigger-spec", "every:1s"), 1, "is for on_schedule, not for on_service"),
+        (("snapshot", "FILE"), 1, "with the rows of --data; name some"),
+        (("snapshot", "FILE", "--after", "x"), 2, "--after"),
     ],
 )
 def test_bad_input(local: Callable[..., Any], plugin: str, arguments: tuple[str, ...], code: int, text: str) -> None:

@@ -340,3 +340,86 @@ def test_a_file_that_is_broken_says_why(engine: Engine, tmp_path: Path) -> None:
         assert cause in (engine.registry.add(place.name, place.value).cause or "")
         with pytest.raises(Conflict, match="is broken"):
             engine.rehearse(Rehearsal(kind="write", database="d", plugin=name, rows="c v=1"))
+
+
+class Source:
+    """Notes that it runs, until it is told to end, or for ever."""
+
+    def __init__(self) -> None:
+        self.called = 0
+
+    @hookimpl
+    def on_service(self, ctx: Any) -> None:
+        count = 0
+        while not ctx.stopping:
+            ctx.write(Line("beat", {}, {"n": count}, count + 1))
+            ctx.on_commit(self.note)
+            ctx.cache.put("n", count)
+            ctx.checkpoint()
+            count += 1
+            if ctx.settings.get("ends") and count == 3:
+                return
+            if ctx.settings.get("fails"):
+                raise ValueError("the line is dead")
+            time.sleep(0.01)
+        ctx.log.info("it was asked to end")
+
+    def note(self) -> None:
+        self.called += 1
+
+
+def test_a_source_runs_for_a_while_and_nothing_is_kept(engine: Engine) -> None:
+    source = Source()
+    engine.register(source, name="source")
+    report = engine.rehearse(Rehearsal(kind="service", database="d", plugin="source", seconds=0.2))
+    assert (report.status, report.error) == ("ok", None)
+    assert report.counts["d", "beat"] >= 2
+    assert [one.text for one in report.said] == ["it was asked to end"]
+    assert report.state[0]["key"] == "n"
+    assert source.called == 0
+    assert engine.view().catalog.find_database("d") is None
+    began = time.monotonic()
+    ends = Rehearsal(kind="service", database="d", plugin="source", seconds=60, arguments={"ends": True})
+    assert engine.rehearse(ends).counts == {("d", "beat"): 3}
+    assert time.monotonic() - began < 30
+    failed = engine.rehearse(Rehearsal(kind="service", database="d", plugin="source", arguments={"fails": True}))
+    assert (failed.status, failed.error) == ("failed", "ValueError: the line is dead")
+    for seconds in (0, -1, 4000):
+        with pytest.raises(InvalidRequest, match="more than 0 s, and at most 3600 s"):
+            engine.rehearse(Rehearsal(kind="service", database="d", plugin="source", seconds=seconds))
+
+
+class Names:
+    """Says which files it is told of."""
+
+    @hookimpl
+    def on_snapshot(self, record: Any, ctx: Any) -> None:
+        for table in record.tables:
+            for one in table.files:
+                assert Path(one.path).is_file()
+                ctx.write(Line("files", {"of": table.name}, {"rows": one.rows, "last": one.sequences[1]}))
+        ctx.cache.put("through", record.sequence)
+
+
+def test_files_are_told_and_nothing_is_kept(tmp_path: Path) -> None:
+    with Engine.open(data_dir=tmp_path, discover_plugins=False) as engine:
+        engine.register(Names, name="names")
+        engine.write("cpu v=1 1\nmem v=1 1\nmem v=2 2", database="d")
+        asked = Rehearsal(kind="snapshot", database="d", plugin="names")
+        with pytest.raises(InvalidRequest, match=r"no file with rows of a commit after 0 .*`walmill create snapshot`"):
+            engine.rehearse(asked)
+        engine.snapshot()
+        report = engine.rehearse(asked)
+        assert (report.status, report.rows_in, report.counts) == ("ok", 3, {("d", "files"): 2})
+        assert [one["key"] for one in report.state] == ["through"]
+        one = Rehearsal(kind="snapshot", database="d", plugin="names", spec="snapshot:cpu")
+        assert engine.rehearse(one).rows_in == 1
+        sequence = engine.view().sequence
+        with pytest.raises(InvalidRequest, match=f"after {sequence}"):
+            engine.rehearse(Rehearsal(kind="snapshot", database="d", plugin="names", after=sequence))
+        # a trigger's own: what it has not had yet
+        engine.create_trigger(database="d", name="t", plugin="names", spec="snapshot")
+        with pytest.raises(InvalidRequest, match="no file"):
+            engine.rehearse(Rehearsal(kind="snapshot", database="d", trigger="t"))
+        assert engine.rehearse(Rehearsal(kind="snapshot", database="d", trigger="t", after=0)).rows_in == 3
+        assert "files" not in engine.view().tables_of("d")

@@ -112,7 +112,7 @@ class Stage:
             return ""
         if self.server is None:
             self.serve()
-        if command.startswith("walmill ") and " | " not in command:
+        if command.startswith("walmill ") and not {"|", "$"} & set(command):
             said = self.command_line(*shlex.split(command)[1:])
             ended, text = said.code, said.out + said.err
         else:

@@ -208,6 +208,12 @@ def again(stage: Stage) -> None:
     )
 
 
+def page_code(path: str, holds: str) -> str:
+    """The plugin that is on a page, without what runs it there."""
+    code = next(one.text for one in examples(ROOT / path) if holds in one.text)
+    return code.partition("\nwith ")[0]
+
+
 def sums(stage: Stage) -> None:
     code = (
         "from walmill_hookspecs import hookimpl\n\n"
@@ -218,6 +224,9 @@ def sums(stage: Stage) -> None:
     stage.file("sums.py", code)
     for name, text in (("src/walmill_sums/__init__.py", code), ("pyproject.toml", PROJECT)):
         stage.file(f"walmill-sums/{name}", text)
+    stage.file("follow.py", page_code("docs/how-to/sources.md", "class Follow"))
+    stage.file("lines.lp", ROWS + "\n")
+    stage.file("archive.py", page_code("docs/how-to/files.md", "class Archive"))
     stage.file("cpu.csv", "host,v,time\na,1.5,1769851800000000000\n")
     stage.file("body.json", "{}")
     (stage.home / "plugins").mkdir()

@@ -124,6 +124,14 @@ def test_requests_with_bytes_and_path_parameters(tried: TestClient) -> None:
         ("request", {"plugin": "sample", "database": "d", "spec": "request:a", "path": "b"}, "does not fit the spec"),
         ("request", {"plugin": "sample", "database": "d", "body_base64": "?"}, "is no base64"),
         ("request", {"plugin": "sample", "database": "d", "headers": [1]}, "headers must be an object"),
+        ("service", {"plugin": "sample", "database": "d"}, "lacks the hook on_service"),
+        ("service", {"plugin": "sample", "database": "d", "for": 5}, "for"),
+        ("snapshot", {"plugin": "sample", "database": "d", "after": "1"}, "after"),
+        (
+            "snapshot",
+            {"plugin": "sample", "database": "d", "spec": "all_tables"},
+            "is for on_write, not for on_snapshot",
+        ),
     ],
 )
 def test_bad_input(tried: TestClient, kind: str, body: dict[str, Any], text: str) -> None:

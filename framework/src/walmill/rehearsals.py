@@ -19,8 +19,11 @@ from walmill.dispatch.rehearsal import (
     batch_part,
     rehearse,
     request_part,
+    service_part,
+    snapshot_part,
     tick_part,
 )
+from walmill.dispatch.snapshots import MOST_FILES, new_files, portion, record_of
 from walmill.dispatch.subscriptions import Subscriptions
 from walmill.dispatch.tail import Tails
 from walmill.errors import Conflict, InvalidRequest, LimitReached
@@ -33,16 +36,25 @@ from walmill.store.draft import Draft
 from walmill.trigger_calls import Triggers
 from walmill.triggers import manage
 from walmill.triggers.manage import NewTrigger
-from walmill.triggers.spec import AllTables, CronSpec, EverySpec, Spec, TableSpec, parse_spec
+from walmill.triggers.spec import AllTables, CronSpec, EverySpec, SnapshotSpec, Spec, TableSpec, parse_spec
 from walmill.writer import Writer
 from walmill_hookspecs import Request, Tick
 from walmill_hookspecs.context import WriteData
 from walmill_worker.context import to_datetime
 
-Kind = Literal["write", "schedule", "request"]
-DEFAULT_SPECS: Mapping[Kind, str] = {"write": "all_tables", "schedule": "every:1m", "request": "request:test"}
+Kind = Literal["write", "schedule", "request", "service", "snapshot"]
+DEFAULT_SPECS: Mapping[Kind, str] = {
+    "write": "all_tables",
+    "schedule": "every:1m",
+    "request": "request:test",
+    "service": "service",
+    "snapshot": "snapshot",
+}
 """What a plugin is bound to in a rehearsal that does not say."""
 WAIT_SECONDS = 60.0
+SERVICE_SECONDS = 10.0
+MOST_SECONDS = 3600.0
+"""A rehearsal of a source takes at most so long: it has one of the threads that answer such requests."""
 
 
 @frozen(kw_only=True)
@@ -50,7 +62,7 @@ class Rehearsal:
     """What is to be tried.
 
     Attributes:
-        kind: Which hook: `write`, `schedule` or `request`.
+        kind: Which hook: `write`, `schedule`, `request`, `service` or `snapshot`.
         database: Name of the database; it need not be there.
         plugin: Name of the plugin; None takes that of the trigger.
         trigger: Name of a trigger whose definition and state the run has; None for one made for it, without state.
@@ -67,6 +79,9 @@ class Rehearsal:
         precision: What times in line protocol mean.
         at: The due time that `on_schedule` is told, ns; now if None.
         request: What `on_request` gets.
+        seconds: How long `on_service` runs before it is asked to end.
+        after: `on_snapshot` is told of the files with rows of later commits than this sequence; None for those that the trigger
+            has not had, or all.
     """
 
     kind: Kind
@@ -86,6 +101,8 @@ class Rehearsal:
     precision: str | Precision = "nanosecond"
     at: int | None = None
     request: Request | None = None
+    seconds: float = SERVICE_SECONDS
+    after: int | None = None
 
 
 class Rehearsals(Triggers):
@@ -186,6 +203,15 @@ class Rehearsals(Triggers):
         if asked.kind == "schedule":
             assert isinstance(spec, EverySpec | CronSpec)
             return self._tick(stage, trigger, spec, asked)
+        if asked.kind == "service":
+            if not 0 < asked.seconds <= MOST_SECONDS:
+                raise InvalidRequest(
+                    f"a source cannot be tried for {asked.seconds:g} s; give more than 0 s, and at most {MOST_SECONDS:g} s"
+                )
+            return service_part(asked.seconds)
+        if asked.kind == "snapshot":
+            assert isinstance(spec, SnapshotSpec)
+            return self._files(stage, trigger, spec, asked)
         if commits is None:
             commits = [self._given(stage, asked)]
         tables = [part.table for commit in commits for part in commit.rows]
@@ -196,6 +222,20 @@ class Rehearsals(Triggers):
                 f"none of the rows is for the spec {str(spec)!r}; they are in {', '.join(names) or 'no table'}"
             )
         return batch_part(stage, trigger, commits, wanted, asked.database)
+
+    def _files(self, stage: Stage, trigger: Trigger, spec: SnapshotSpec, asked: Rehearsal) -> Part:
+        """The files that a trigger of this spec would be told of; the stage's view holds them as long as the run goes on."""
+        view, after = stage.view(), asked.after
+        if after is None:
+            after = (view.cursors.get(trigger.id) or Cursor()).through
+        found = new_files(view, trigger.database_id, spec, after)
+        if not found:
+            raise InvalidRequest(
+                f"the database {asked.database!r} has no file with rows of a commit after {after} for the spec {str(spec)!r}: "
+                "write some and take a snapshot (`walmill create snapshot`), or begin earlier"
+            )
+        stage.place(trigger.id, Cursor(through=after))
+        return snapshot_part(record_of(view, portion(found, MOST_FILES), after, self._mill.place))
 
     def _tick(self, stage: Stage, trigger: Trigger, spec: EverySpec | CronSpec, asked: Rehearsal) -> Part:
         now = self._mill.now_ns()

@@ -68,11 +68,11 @@ class Link:
         self._refused: str | None = None
         self.inbox: deque[paho.MQTTMessage] = deque()
         name = self._chosen.client_id or f"walmill-{ctx.database}-{ctx.trigger.name}"
-        # the broker keeps what comes for this name while nobody is there
+        # the broker keeps what comes for this name while nobody is there; a trial must not take it from the source that has it
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=name,
-            clean_session=False,
+            client_id=f"{name}-{ctx.run.id}" if ctx.run.dry_run else name,
+            clean_session=ctx.run.dry_run,
             manual_ack=True,
             reconnect_on_failure=False,
         )

@@ -23,7 +23,13 @@ TOKENS = "/api/v3/configure/token"
 STORAGE = "/api/v3/storage"
 SNAPSHOT = "/api/v3/snapshot"
 BACKUP = "/api/v3/backup"
-REHEARSALS = {"write": "wal", "schedule": "schedule", "request": "request"}
+REHEARSALS = {
+    "write": "wal",
+    "schedule": "schedule",
+    "request": "request",
+    "service": "service",
+    "snapshot": "snapshot",
+}
 
 
 class Client(Connection):
@@ -305,7 +311,7 @@ class Client(Connection):
         """Runs a plugin once, for real, and has nothing kept; see `walmill.dispatch.rehearsal.Report.to_json`.
 
         Args:
-            kind: `write`, `schedule` or `request`.
+            kind: `write`, `schedule`, `request`, `service` or `snapshot`.
             fields: What the route knows.
         """
         return self.object_of(self.request("POST", f"/api/v3/plugin_test/{REHEARSALS[kind]}", body=dict(fields)))

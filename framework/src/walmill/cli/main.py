@@ -120,6 +120,8 @@ _GROUPS: dict[str, tuple[str, dict[str, Lazy]]] = {
             "write": Lazy(f"{CLI}.rehearse:test_write", "Give it rows."),
             "schedule": Lazy(f"{CLI}.rehearse:test_schedule", "Give it a due time."),
             "request": Lazy(f"{CLI}.rehearse:test_request", "Give it a request."),
+            "service": Lazy(f"{CLI}.rehearse:test_service", "Have it run for a while."),
+            "snapshot": Lazy(f"{CLI}.rehearse:test_snapshot", "Tell it of files."),
         },
     ),
     "backup": (

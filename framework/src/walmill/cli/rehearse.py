@@ -1,4 +1,4 @@
-"""`plugin test write|schedule|request`: a plugin is run once, for real, and nothing of what it does in the engine is kept."""
+"""`plugin test`: a plugin is run once, for real, and nothing of what it does in the engine is kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,7 @@ SHOWN = 20
 
 
 def _common(command: F) -> F:
-    """Adds what all three have in common."""
+    """Adds what all of them have in common."""
     for option in (
         click.argument("plugin", required=False),
         click.option("-d", "--database", default="test", show_default=True, metavar="NAME", help="The database."),
@@ -144,6 +145,41 @@ def test_request(
     elif body is not None:
         members["body"] = body
     return _run("request", client, members, common)
+
+
+@click.command("service")
+@_common
+@click.option("--trigger-spec", "spec", metavar="SPEC", help="service, which is what it is without this.")
+@click.option(
+    "--for", "lasts", default="10s", show_default=True, metavar="DURATION", help="Ask it to end after so long."
+)
+@server_options
+def test_service(*, client: Client, lasts: str, **common: Any) -> int:
+    """Run on_service of PLUGIN: the name of an installed one, a file, or the directory of a package.
+
+    An installed plugin runs in the server, on its data; a file or a directory runs here. Nothing is kept, and no function that
+    it gave to on_commit is called. Exits with 1 if it fails, or does not end when it is asked to.
+    """
+    return _run("service", client, {"for": lasts}, common)
+
+
+@click.command("snapshot")
+@_common
+@click.option("--trigger-spec", "spec", metavar="SPEC", help="snapshot, or snapshot:TABLE,...; else snapshot.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    metavar="SEQ",
+    help="Tell it of files with rows of later commits; else of those that --trigger has not had, or of all.",
+)
+@server_options
+def test_snapshot(*, client: Client, after: int | None, **common: Any) -> int:
+    """Run on_snapshot of PLUGIN: the name of an installed one, a file, or the directory of a package.
+
+    An installed plugin runs in the server, and is told of its files; a file or a directory runs here, on files with the rows
+    of --data. Nothing is kept. Exits with 1 if it fails.
+    """
+    return _run("snapshot", client, {"after": after}, common)
 
 
 dev = click.Command(
@@ -262,11 +298,22 @@ def _here(kind: Any, client: Client, fields: dict[str, Any], data: tuple[Path, .
         asked = evolve(asked, rows=answer(database, query, None), tags=asked.tags or [])
     if live is not None:
         asked = evolve(asked, rows=_next_rows(client, database, live))
-    with _quiet(), Engine.open(discover_plugins=place is None) as engine:
+    with contextlib.ExitStack() as rest:
+        directory = None
+        if kind == "snapshot":  # an engine in memory has no files
+            if not data:
+                raise InvalidRequest(
+                    "a plugin that runs here is told of files with the rows of --data; name some, or an installed plugin"
+                )
+            directory = rest.enter_context(tempfile.TemporaryDirectory(prefix="walmill-test-"))
+        rest.enter_context(_quiet())
+        engine = rest.enter_context(Engine.open(data_dir=directory, discover_plugins=place is None))
         if place is not None:
             engine.registry.add(place.name, place.value)
         for path in data:
             _load(engine, database, path)
+        if directory is not None:
+            engine.snapshot()
         return engine.rehearse(asked, ask=answer if ask else None).to_json()
 
 

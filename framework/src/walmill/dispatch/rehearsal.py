@@ -19,6 +19,7 @@ from attrs import evolve, field, frozen
 
 from walmill.context.local import CachedValues
 from walmill.dispatch.history import RunRow
+from walmill.dispatch.services import STOP_SECONDS
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.errors import WalmillError
 from walmill.ingest.render import render_row
@@ -32,6 +33,7 @@ from walmill.store.submission import Outcome, Submission, Ticket, settle_all
 from walmill.store.view import View
 from walmill.units import format_time
 from walmill_hookspecs import HTTPError, Request, Tick
+from walmill_hookspecs.types import SnapshotRecord
 from walmill_worker.replies import Answer, answer_of, piece_of
 from walmill_worker.values import decode
 
@@ -308,6 +310,7 @@ class Part:
         consumed: The range of sequences that it is given.
         rows: Rows that it is given.
         due: The due time, ns.
+        lasts: Seconds until the hook is asked to end, for one that does not end by itself; None if it does.
     """
 
     hook: str
@@ -315,6 +318,7 @@ class Part:
     consumed: tuple[int, int] | None = None
     rows: int = 0
     due: int | None = None
+    lasts: float | None = None
 
 
 def batch_part(
@@ -346,6 +350,18 @@ def request_part(request: Request) -> Part:
     return Part(hook="on_request", values={"request": request})
 
 
+def snapshot_part(record: SnapshotRecord) -> Part:
+    """`on_snapshot`."""
+    rows = sum(one.rows for table in record.tables for one in table.files)
+    consumed = (record.previous_sequence + 1, record.sequence)
+    return Part(hook="on_snapshot", values={"record": record}, consumed=consumed, rows=rows)
+
+
+def service_part(lasts: float) -> Part:
+    """`on_service`, for so many seconds."""
+    return Part(hook="on_service", lasts=lasts)
+
+
 async def rehearse(stage: Stage, station: Station, part: Part) -> Report:
     """Performs a run; on the mill's loop. Never raises what the plugin raised.
 
@@ -370,6 +386,8 @@ async def rehearse(stage: Stage, station: Station, part: Part) -> Report:
     station.tasks.add(task)
     task.add_done_callback(station.tasks.discard)
     try:
+        if part.lasts is not None:
+            await _ask_to_end(station, task, part.lasts)
         ended = await task
         answer = await _answer(ended) if asked else None
         station.give_back(ended)
@@ -378,11 +396,27 @@ async def rehearse(stage: Stage, station: Station, part: Part) -> Report:
     return _report(stage, ended, part, answer)
 
 
+async def _ask_to_end(station: Station, task: asyncio.Task[Ended], lasts: float) -> None:
+    """Has a source run for a while, as `walmill.dispatch.services.ServiceDesk` ends one."""
+    if (await asyncio.wait({task}, timeout=lasts))[0]:
+        return
+    station.stop_soon()
+    if not (await asyncio.wait({task}, timeout=STOP_SECONDS))[0]:
+        for state in list(station.runs.values()):
+            station.cancel_run(state, f"it was asked to end and did not within {STOP_SECONDS:g} s")
+
+
 def _accepted(result: Any) -> Answer:
     return result if isinstance(result, Answer) else answer_of(result)
 
 
-_SOURCES: dict[str, Any] = {"on_write": "write", "on_schedule": "schedule", "on_request": "request"}
+_SOURCES: dict[str, Any] = {
+    "on_write": "write",
+    "on_schedule": "schedule",
+    "on_request": "request",
+    "on_service": "service",
+    "on_snapshot": "snapshot",
+}
 
 
 async def _answer(ended: Ended) -> dict[str, Any] | None:

@@ -244,6 +244,8 @@ OPERATIONS: tuple[Operation, ...] = (
             f"{_TRIED} method path query_params headers body body_base64",
             "Runs `on_request` once, and keeps nothing.",
         ),
+        ("POST", f"{TEST}/service", f"{_TRIED} for", "Runs `on_service` for a while, and keeps nothing."),
+        ("POST", f"{TEST}/snapshot", f"{_TRIED} after", "Runs `on_snapshot` once, and keeps nothing."),
     ),
     *_table(
         "Databases and tables",
@@ -349,6 +351,7 @@ OPERATIONS: tuple[Operation, ...] = (
 MEANINGS: Mapping[str, tuple[str, str]] = {
     "accept_partial": ("boolean", "Whether good lines or rows are kept where others are refused"),
     "after": ("integer", "Sequence behind which it begins"),
+    "for": ("string", "A duration: how long a source runs before it is asked to end; 10 s if it is left out"),
     "at": ("time", "Due time of the run; now if it is left out"),
     "attempts": ("integer", "Attempts before a batch is a dead letter"),
     "body": ("string", "Body of the request, as text"),

@@ -1,4 +1,4 @@
-"""Trying plugins over HTTP (InfluxDB's `plugin_test`, with requests as well), and following the log."""
+"""Trying plugins over HTTP (InfluxDB's `plugin_test`, with all hooks), and following the log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from walmill.http.site import Site, json_bytes
 from walmill.http.streams import send_pieces, watching
 from walmill.ingest.render import render_row
 from walmill.isolation.batch import table_batch
-from walmill.rehearsals import DEFAULT_SPECS, Kind, Rehearsal
+from walmill.rehearsals import DEFAULT_SPECS, SERVICE_SECONDS, Kind, Rehearsal
 from walmill.settings.limits import LIMITS
 from walmill.settings.nearest import did_you_mean
 from walmill.store.commit import Commit
@@ -70,9 +70,17 @@ MEMBERS: Mapping[Kind, Mapping[str, type]] = {
         "body": str,
         "body_base64": str,
     },
+    "service": {"for": str},
+    "snapshot": {"after": int},
 }
 """What the body of each may hold beside `COMMON`."""
-ROUTES: Mapping[str, Kind] = {"wal": "write", "schedule": "schedule", "request": "request"}
+ROUTES: Mapping[str, Kind] = {
+    "wal": "write",
+    "schedule": "schedule",
+    "request": "request",
+    "service": "service",
+    "snapshot": "snapshot",
+}
 
 
 def routes(site: Site) -> list[BaseRoute]:
@@ -141,6 +149,8 @@ def rehearsal_of(kind: Kind, fields: Mapping[str, Any]) -> Rehearsal:
         precision=fields.get("precision", "nanosecond"),
         at=None if fields.get("at") is None else _instant(fields["at"]),
         request=_request(spec, fields) if kind == "request" else None,
+        seconds=SERVICE_SECONDS if fields.get("for") is None else parse_duration(fields["for"]) / 1e9,
+        after=fields.get("after"),
     )
 
 
