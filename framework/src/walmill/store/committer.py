@@ -435,11 +435,8 @@ class Committer:
             self._wal.sync(lambda why: self._delayed(why, decided))
         except BaseException:
             self._prepare(view, (), {})
+            self.delay = None
             raise
-        finally:
-            delayed, self.delay = self.delay is not None, None
-        if delayed:
-            log.info("the log answers again")
         at = time.perf_counter_ns()
         self.figures.sync_ns.append(at - started)
         self.figures.sync_total_ns += at - started
@@ -448,6 +445,9 @@ class Committer:
         self.figures.rows += sum(commit.num_rows for commit in commits)
         self._last_flush = time.monotonic()
         self._decided = self.view = view
+        if self.delay is not None:  # only now: who sees that all is well sees what was kept as well
+            self.delay = None
+            log.info("the log answers again")
         return Published(view, tuple(durable), moves, at)
 
     def _delayed(self, why: WalmillError, decided: Sequence[_Decided]) -> None:
