@@ -18,7 +18,7 @@ from tests.plugins.conftest import COPY, REQUEST, statuses
 
 from walmill import Engine
 from walmill.dispatch.requests import Exchange
-from walmill.errors import Unavailable, WalmillError
+from walmill.errors import Conflict, Unavailable, WalmillError
 from walmill.plugins.description import PluginDescription
 from walmill_hookspecs import Request
 
@@ -92,6 +92,88 @@ def test_files_packages_and_projects(opened: Callable[..., Engine], folder: Path
     (package / "near.py").write_text("OTHER = 20")
     wait(lambda: ask(engine) == [10, 20, 3])
     assert wait(lambda: statuses(engine)) == ["ok"]
+
+
+TOOLS = """
+[project]
+name = "x"
+[project.entry-points.walmill]
+{entries}
+"""
+NEAR = """
+from walmill_hookspecs import hookimpl
+
+@hookimpl
+def on_request(request, ctx):
+    return [{answer}]
+"""
+
+
+def both(name: str) -> str:
+    return f'one = "{name}:One"\nother = "{name}.near"'
+
+
+def several(folder: Path, name: str) -> Path:
+    """A project with two plugins."""
+    project = folder / name
+    package = project / "src" / name
+    package.mkdir(parents=True)
+    (project / "pyproject.toml").write_text(TOOLS.format(entries=both(name)))
+    (package / "__init__.py").write_text(
+        "from walmill_hookspecs import hookimpl\nclass One:\n    @hookimpl\n"
+        "    def on_request(self, request, ctx):\n        return [1]\n"
+    )
+    (package / "near.py").write_text(NEAR.format(answer=2))
+    return project
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_project_with_several_plugins(opened: Callable[..., Engine], folder: Path, executor: str) -> None:
+    project = several(folder, "tools")
+    engine = opened()
+    here = {one.name: one for one in engine.plugins() if one.location != "package"}
+    assert {name: (one.status, one.location) for name, one in here.items()} == {
+        "tools.one": ("active", str(project)),
+        "tools.other": ("active", str(project)),
+    }
+    request(engine, "tools.other", executor)
+    assert ask(engine) == [2]
+    (project / "src" / "tools" / "near.py").write_text(NEAR.format(answer=3))
+    wait(lambda: ask(engine) == [3])
+    settings = project / "pyproject.toml"
+    settings.write_text("[project")  # being written, or broken: what there was stays
+    wait(lambda: (plugin := found(engine, "tools.one")) and plugin.problem is not None)
+    assert ask(engine) == [3]
+    settings.write_text(TOOLS.format(entries=both("tools") + '\nmore = "tools.near"'))
+    wait(lambda: found(engine, "tools.more") is not None)
+    assert (plugin := found(engine, "tools.one")) is not None
+    assert plugin.problem is None
+    engine = opened()
+    assert ask(engine) == [3]
+    settings.write_text(TOOLS.format(entries='one = "tools:One"'))  # alone, it has the directory's name
+    wait(lambda: found(engine, "tools") is not None and found(engine, "tools.other") is None)
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")
+    settings.write_text(TOOLS.format(entries=both("tools")))
+    wait(lambda: engine.trigger("d", "t")["state"] == "enabled")
+    wait(lambda: ask(engine) == [3])
+    with pytest.raises(Conflict, match=r"'tools.other' is used by d.t"):
+        engine.remove_plugin("tools.one")  # they go together
+    engine.remove_plugin("tools.one", force=True)
+    assert not project.exists()
+    wait(lambda: found(engine, "tools.other") is None)
+
+
+def test_an_upload_with_several_plugins(opened: Callable[..., Engine], folder: Path, tmp_path: Path) -> None:
+    elsewhere = several(tmp_path, "kit")
+    files = {str(one.relative_to(elsewhere)): one.read_bytes() for one in elsewhere.rglob("*.*")}
+    engine = opened()
+    made = engine.upload_plugin("kit", files)
+    assert made == {"name": "kit", "status": "active", "cause": None, "plugins": ["kit.one", "kit.other"]}
+    made = engine.upload_plugin("kit", {**files, "src/kit/near.py": b"import nothing_of_that_name"})
+    assert (made["status"], "kit.other: " in made["cause"]) == ("active", True)
+    assert "nothing_of_that_name" in made["cause"]
+    made = engine.upload_plugin("kit/src/kit/near.py", files["src/kit/near.py"])
+    assert made["cause"] is None
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -128,6 +128,49 @@ def test_an_upgrade_is_used_by_the_next_run(opened: Callable[..., Engine], site:
     assert all(len(row["h"]) == 64 for row in rows)
 
 
+@pytest.mark.parametrize("executor", ["process", "inline"])
+def test_an_edit_of_an_editable_installation(opened: Callable[..., Engine], site: Site, executor: str) -> None:
+    """Its files are used as they are saved; what this process has imported stays, and is told."""
+    site.install("1.0")
+    (record,) = site.path.glob("*.dist-info/RECORD")
+    record.write_text("_walmill_copies.pth,,\n")  # its modules are elsewhere, as pip says of an editable installation
+    engine = opened()
+    start(engine, executor)
+    write(engine)
+    wait(lambda: state(engine, "t", "version") == "1.0")
+    code = site.path / "walmill_copies" / "__init__.py"
+    for version in ("2.0", "3.0"):  # of the same length, perhaps within a second
+        code.write_text(code.read_text().replace("'1.0'", f"'{version}'").replace("'2.0'", f"'{version}'"))
+        if executor == "inline":
+            wait(lambda: "until it starts again" in str(engine.show_plugin("copies")["problem"]))
+            write(engine)
+            assert state(engine, "t", "version") == "1.0"
+            return
+        wait(lambda version=version: write(engine) or state(engine, "t", "version") == version)
+    code.write_text(code.read_text().replace("@hookimpl", "@hookimpl(", 1))
+    wait(lambda: engine.trigger("d", "t")["state"] == "paused")
+    assert "SyntaxError" in engine.trigger("d", "t")["reason"]
+    code.write_text(code.read_text().replace("@hookimpl(", "@hookimpl", 1))
+    wait(lambda: engine.trigger("d", "t")["state"] == "enabled")
+
+
+def test_the_same_version_built_again(opened: Callable[..., Engine], site: Site) -> None:
+    site.install("1.0")
+    engine = opened()
+    start(engine)
+    write(engine)
+    wait(lambda: state(engine, "t", "version") == "1.0")
+    shown = engine.show_plugin("copies")
+    (record,) = site.path.glob("*.dist-info/RECORD")
+    code = site.path / "walmill_copies" / "__init__.py"
+    code.write_text(code.read_text().replace("'1.0'", "'other'"))
+    record.write_text("walmill_copies/__init__.py,sha256=another,1\n")
+    assert engine.look_for_plugins() == {"copies"}
+    wait(lambda: write(engine) or state(engine, "t", "version") == "other")
+    assert engine.show_plugin("copies")["hash"] != shown["hash"]
+    assert engine.look_for_plugins() == set()
+
+
 def test_an_upgrade_that_does_not_fit_pauses_and_names_every_problem(opened: Callable[..., Engine], site: Site) -> None:
     site.install("1.0")
     engine = opened()

@@ -128,7 +128,8 @@ class Plugins(Definitions):
             content: The bytes of the file, or those of each file of the directory, which is replaced as a whole.
 
         Returns:
-            The plugin, as in `show_plugin`. Its `problem` or `cause` says why what came cannot be used.
+            The plugin, as in `show_plugin`. Its `problem` or `cause` says why what came cannot be used. Of a project with several
+            plugins, `name`, `status` and `cause` for all of them, and their names as `plugins`.
 
         Raises:
             InvalidRequest: If there is no plugin directory, or the path is not allowed.
@@ -150,6 +151,14 @@ class Plugins(Definitions):
         except OSError as error:
             raise Unavailable(f"{path} cannot be written: {described(error)}") from None
         folder.look()
+        several = self._below(folder, top)
+        if name not in several and len(several) > 1:
+            shown = [self.show_plugin(one) for one in several]
+            causes = [
+                f"{one['name']}: {one['cause'] or one['problem']}" for one in shown if one["cause"] or one["problem"]
+            ]
+            status = "broken" if any(one["status"] == "broken" for one in shown) else "active"
+            return {"name": name, "status": status, "cause": "; ".join(causes) or None, "plugins": several}
         try:
             return self.show_plugin(name)
         except NotFound:
@@ -158,6 +167,12 @@ class Plugins(Definitions):
                 "status": "broken",
                 "cause": f"{name} has neither an __init__.py nor a pyproject.toml, so it is no plugin yet",
             }
+
+    def _below(self, folder: PluginFolder, top: str) -> list[str]:
+        """The names of the plugins that are in a file or a directory of the plugin directory."""
+        place = str(folder.path / top)
+        known = {name: self.registry.peek(name) for name in self.registry.names()}
+        return [name for name, one in known.items() if one is not None and one.location == place]
 
     def place_of(self, trigger: str, database: str | None = None) -> str | None:
         """Where in the plugin directory the plugin of a trigger is: the name of its file or directory there.
@@ -220,10 +235,12 @@ class Plugins(Definitions):
                 "removes it"
             )
         folder = self._folder()
-        self.refuse_used(name, force=force)
+        place = Path(description.location).name
+        for one in self._below(folder, place):  # a project may have several: they go together
+            self.refuse_used(one, force=force)
         try:
             with folder.writing:
-                upload.remove(folder.path, Path(description.location).name)
+                upload.remove(folder.path, place)
         except OSError as error:
             raise Unavailable(f"{description.location} cannot be removed: {described(error)}") from None
         folder.look()

@@ -68,7 +68,10 @@ def say(made: dict[str, Any]) -> int:
         version = "the version before it is used" if made.get("status") == "active" else "it cannot be used"
         click.echo(f"Error: the plugin {name} is uploaded, and {version}: {clean(str(wrong))}", err=True)
         return 1
-    click.echo(f"Plugin {name} uploaded successfully ({str(made.get('hash'))[:12]})")
+    if "plugins" in made:
+        click.echo(f"Plugins {', '.join(made['plugins'])} uploaded successfully")
+    else:
+        click.echo(f"Plugin {name} uploaded successfully ({str(made.get('hash'))[:12]})")
     return 0
 
 

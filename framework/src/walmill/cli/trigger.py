@@ -14,6 +14,7 @@ import click
 from walmill.cli.options import database_option, format_option, server_options, shown_format_option
 from walmill.cli.output import Columns, cell, clean, pairs, records, say
 from walmill.cli.progress import Bar
+from walmill.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from walmill.cli.client import Client
@@ -148,6 +149,10 @@ def create_trigger(
         code = plugin_files.say(uploaded)
         if code:
             return code
+        if "plugins" in uploaded:
+            raise InvalidRequest(
+                f"{path} has the plugins {', '.join(uploaded['plugins'])}; create the trigger with --plugin and one of them"
+            )
         plugin = str(uploaded["name"])
     body: dict[str, Any] = {
         "db": database,

@@ -150,14 +150,24 @@ def _read(path: Path) -> bytes:
         return file.read()  # and closing the file ends the lease
 
 
+def _recorded(entry_point: importlib_metadata.EntryPoint) -> list[str]:
+    """What a distribution says that it has installed, if its plugin's modules are among that."""
+    top = entry_point.value.split(":")[0].strip().split(".")[0]
+    record = None if entry_point.dist is None else entry_point.dist.read_text("RECORD")
+    lines = [] if record is None else [line for line in record.splitlines() if ".pyc," not in line]
+    return lines if any(line.startswith((f"{top}/", f"{top}.py,")) for line in lines) else []
+
+
+def loose_roots(entry_point: importlib_metadata.EntryPoint) -> list[Path]:
+    """Where the files of a plugin are that may be edited where they are: of an editable installation; none of another one."""
+    return [] if _recorded(entry_point) else installed_roots(entry_point.value)
+
+
 def installed_digest(entry_point: importlib_metadata.EntryPoint) -> str | None:
     """The hash of an installed plugin: of what its distribution says it has installed, or, where that does not hold its modules
     (an editable installation), of the files themselves. Nothing is imported.
     """
-    top = entry_point.value.split(":")[0].strip().split(".")[0]
-    record = None if entry_point.dist is None else entry_point.dist.read_text("RECORD")
-    lines = [] if record is None else [line for line in record.splitlines() if ".pyc," not in line]
-    if any(line.startswith((f"{top}/", f"{top}.py,")) for line in lines):
+    if lines := _recorded(entry_point):
         return digest_of({"RECORD": "\n".join(sorted(lines)).encode()})
     try:
         roots = installed_roots(entry_point.value)

@@ -18,7 +18,7 @@ from walmill.errors import InvalidRequest, described
 from walmill.observe.log import get_logger
 from walmill.plugins.content import Signature, Tree, Unsettled, paths_of, read_tree, signature_of
 from walmill.plugins.description import PluginDescription
-from walmill.plugins.places import Place, find_plugin
+from walmill.plugins.places import Place, entries_of, find_plugin
 from walmill.plugins.registry import Inspector, Registry
 from walmill.plugins.shelf import Shelf
 from walmill.plugins.upload import sweep
@@ -38,12 +38,30 @@ log = get_logger("walmill.plugins")
 
 
 @frozen
+class _Candidate:
+    """What may be a plugin.
+
+    Attributes:
+        path: Its file or its directory.
+        entry: The entry point, of a project that has several; else empty.
+    """
+
+    path: Path
+    entry: str = ""
+
+    @property
+    def place(self) -> str:
+        """Which part of a copy of it is meant, below where the copy is."""
+        return f"{self.path.name}#{self.entry}" if self.entry else self.path.name
+
+
+@frozen
 class _Version:
     """A version of a plugin that may come to be used.
 
     Attributes:
         name: Name of the plugin.
-        path: Where people see it.
+        candidate: Where people see it.
         seen: What was seen of it before.
         digest: Hash of the version.
         value: Where it is on the shelf.
@@ -51,7 +69,7 @@ class _Version:
     """
 
     name: str
-    path: Path
+    candidate: _Candidate
     seen: _Seen
     digest: str
     value: str
@@ -107,6 +125,7 @@ class PluginFolder:
         self._inspect = inspect
         self._changed = changed
         self._seen: dict[str, _Seen] = {}
+        self._several: dict[Path, list[str]] = {}  # entry points of projects with more than one
         self._scanning = threading.Lock()
         self.writing = threading.Lock()
         self._stop = threading.Event()
@@ -190,20 +209,20 @@ class PluginFolder:
             again = False
             changed: set[str] = set()
             versions: list[_Version] = []
-            for name, path in there.items():
+            for name, one in there.items():
                 seen = self._seen.setdefault(name, _Seen())
                 seen.missing = None
                 try:
-                    if signature_of(paths_of(path)) == seen.signature:
+                    if signature_of(paths_of(one.path)) == seen.signature:
                         continue
-                    tree = read_tree(path, self._sleep)
+                    tree = read_tree(one.path, self._sleep)
                 except (FileNotFoundError, Unsettled):
                     again = True
                     continue
                 except (OSError, InvalidRequest) as error:
-                    self._bad(name, path, seen, described(error) if isinstance(error, OSError) else str(error))
+                    self._bad(name, one, seen, described(error) if isinstance(error, OSError) else str(error))
                     continue
-                version = self._version(name, path, seen, tree)
+                version = self._version(name, one, seen, tree)
                 if version is not None:
                     versions.append(version)
             changed |= self._take(versions)
@@ -228,8 +247,8 @@ class PluginFolder:
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)
 
-    def _candidates(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+    def _candidates(self) -> dict[str, _Candidate]:
+        found: dict[str, _Candidate] = {}
         try:
             entries = sorted(self.path.iterdir())
         except OSError:
@@ -238,12 +257,26 @@ class PluginFolder:
             if path.name.startswith((".", "_")) or path.name.endswith(".egg-info"):
                 continue
             if path.suffix == ".py" and path.is_file():
-                found.setdefault(path.stem, path)  # a directory of that name goes before it
-            elif path.is_dir() and ((path / "__init__.py").is_file() or (path / "pyproject.toml").is_file()):
-                found[path.name] = path
+                found.setdefault(path.stem, _Candidate(path))  # a directory of that name goes before it
+            elif path.is_dir() and (path / "pyproject.toml").is_file():
+                several = self._entries(path)
+                found |= {f"{path.name}.{entry}": _Candidate(path, entry) for entry in several}
+                if not several:
+                    found[path.name] = _Candidate(path)
+            elif path.is_dir() and (path / "__init__.py").is_file():
+                found[path.name] = _Candidate(path)
         return found
 
-    def _version(self, name: str, path: Path, seen: _Seen, tree: Tree) -> _Version | None:
+    def _entries(self, path: Path) -> list[str]:
+        """The entry points of a project that has several; those that it had, while that cannot be read."""
+        try:
+            entries = sorted(entries_of(path / "pyproject.toml"))
+        except InvalidRequest:
+            return self._several.get(path, [])
+        self._several[path] = entries if len(entries) > 1 else []
+        return self._several[path]
+
+    def _version(self, name: str, candidate: _Candidate, seen: _Seen, tree: Tree) -> _Version | None:
         """What was read, on the shelf; None if there is nothing to be done about it."""
         seen.signature = tree.signature
         known = self._registry.peek(name)
@@ -256,20 +289,20 @@ class PluginFolder:
             return None
         seen.tried = tree.digest
         try:
-            place = find_plugin(str(self._shelf.keep(tree.digest, tree.files) / path.name))
+            place = find_plugin(str(self._shelf.keep(tree.digest, tree.files) / candidate.place))
         except InvalidRequest as error:
-            self._bad(name, path, seen, error.message)
+            self._bad(name, candidate, seen, error.message)
             return None
         except OSError as error:
             seen.signature, seen.tried = (), None  # it is tried again
-            self._bad(name, path, seen, f"its files could not be kept: {described(error)}")
+            self._bad(name, candidate, seen, f"its files could not be kept: {described(error)}")
             return None
         shadowed = _shadowed(place, self._shelf.root)
         if shadowed is not None:
-            self._bad(name, path, seen, shadowed)
+            self._bad(name, candidate, seen, shadowed)
             return None
         found = Described.from_plain(seen.plain) if current and seen.plain is not None else None
-        return _Version(name, path, seen, tree.digest, place.value, found)
+        return _Version(name, candidate, seen, tree.digest, place.value, found)
 
     def _take(self, versions: Sequence[_Version]) -> set[str]:
         """Has versions used that can be; gives the names of the plugins for which that changes anything."""
@@ -279,17 +312,19 @@ class PluginFolder:
         for one in versions:
             found = made[one.name] if one.known is None else one.known
             if found.broken is not None:
-                if self._bad(one.name, one.path, one.seen, found.broken):
+                if self._bad(one.name, one.candidate, one.seen, found.broken):
                     changed.add(one.name)
                 continue
             one.seen.digest, one.seen.plain = one.digest, found.to_plain()
-            if self._registry.put(self._described(one.name, one.value, one.path, one.digest, found)):
+            path = one.candidate.path
+            if self._registry.put(self._described(one.name, one.value, path, one.digest, found)):
                 changed.add(one.name)
-                log.info("a plugin is used as it is now", plugin=one.name, file=str(one.path), hash=one.digest[:12])
+                log.info("a plugin is used as it is now", plugin=one.name, file=str(path), hash=one.digest[:12])
         return changed
 
-    def _bad(self, name: str, path: Path, seen: _Seen, cause: str) -> bool:
+    def _bad(self, name: str, candidate: _Candidate, seen: _Seen, cause: str) -> bool:
         """A version cannot be used: the one before it stays; without one, the plugin is broken."""
+        path = candidate.path
         log.warning("a plugin was edited and cannot be used so", plugin=name, file=str(path), error=cause)
         if seen.digest is None or seen.plain is None:
             return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
@@ -297,7 +332,7 @@ class PluginFolder:
             last = self._shelf.find(seen.digest, path.name)
             if last is None:
                 return self._registry.put(self._described(name, "", path, seen.tried, Described(broken=cause)))
-            place = find_plugin(str(last))
+            place = find_plugin(str(last.with_name(candidate.place)))
             known = Described.from_plain(seen.plain)
             self._registry.put(self._described(name, place.value, path, seen.digest, known))
             self._registry.note_problem(name, cause)

@@ -55,7 +55,15 @@ def find_plugin(text: str) -> Place:
     raise InvalidRequest(f"{given} has neither a pyproject.toml nor an __init__.py; name the directory of the package")
 
 
-def _of_project(given: str, path: Path, project: Path, wanted: str) -> Place:
+def entries_of(project: Path) -> dict[str, str]:
+    """The plugins that a project has: names and entry points.
+
+    Args:
+        project: Its `pyproject.toml`.
+
+    Raises:
+        InvalidRequest: If it cannot be read, or names none.
+    """
     try:
         data = tomllib.loads(project.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -63,6 +71,11 @@ def _of_project(given: str, path: Path, project: Path, wanted: str) -> Place:
     entries = data.get("project", {}).get("entry-points", {}).get(PROJECT, {})
     if not isinstance(entries, dict) or not entries:
         raise InvalidRequest(f"{project} names no plugin; it needs a table [project.entry-points.{PROJECT}]")
+    return {str(name): str(value) for name, value in entries.items()}
+
+
+def _of_project(given: str, path: Path, project: Path, wanted: str) -> Place:
+    entries = entries_of(project)
     if wanted and wanted not in entries:
         raise InvalidRequest(f"{given} has no plugin {wanted!r}; it has {', '.join(sorted(entries))}")
     if not wanted and len(entries) > 1:
@@ -70,7 +83,7 @@ def _of_project(given: str, path: Path, project: Path, wanted: str) -> Place:
             f"{given} has the plugins {', '.join(sorted(entries))}; choose one: {given}#{min(entries)}"
         )
     name = wanted or next(iter(entries))
-    value = str(entries[name])
+    value = entries[name]
     package = re.split(r"[.:]", value.strip())[0]
     roots = [root for root in (path / "src", path) if (root / package).is_dir() or (root / f"{package}.py").is_file()]
     if not roots:

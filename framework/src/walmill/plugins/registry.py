@@ -22,6 +22,7 @@ from walmill.observe.log import get_logger
 from walmill.plugins.content import installed_digest, installed_roots, paths_of
 from walmill.plugins.contract import contract_problem
 from walmill.plugins.description import OBJECT, PluginDescription, names
+from walmill.plugins.edits import Edits
 from walmill_hookspecs._markers import PROJECT
 from walmill_worker.binding import Binding, bind
 from walmill_worker.describe import Described, describe_entry, describe_loaded, load
@@ -40,10 +41,23 @@ log = get_logger("walmill.plugins")
 
 @define
 class _Known:
+    """What is known of a plugin.
+
+    Attributes:
+        description: Its description, as far as somebody has looked.
+        entry_point: Of an installed package.
+        loaded: What this process has imported.
+        inspected: Whether somebody has looked.
+        plain: The description before that, of an installed package.
+        edits: What was seen of its files, of an installed package; None until `mark`.
+    """
+
     description: PluginDescription
     entry_point: importlib_metadata.EntryPoint | None = None
     loaded: object | None = None
     inspected: bool = False
+    plain: PluginDescription | None = None
+    edits: Edits | None = None
 
 
 class Registry:
@@ -94,7 +108,8 @@ class Registry:
             if (other.distribution, other.value) == (description.distribution, description.value):
                 return  # the same distribution seen twice on the path
             cause = f"the name is taken twice: by {other.distribution} and by {description.distribution}; uninstall one of them"
-            self._known[entry_point.name] = _Known(evolve(other, status="broken", cause=cause), inspected=True)
+            taken = evolve(other, status="broken", cause=cause)
+            self._known[entry_point.name] = _Known(taken, inspected=True)
             return
         if not self._may(entry_point.name):
             description = evolve(description, status="disabled")
@@ -102,7 +117,8 @@ class Registry:
             problem = contract_problem(distribution.read_text("METADATA") or "")
             if problem is not None:
                 description = evolve(description, status="broken", cause=problem)
-        self._known[entry_point.name] = _Known(description, entry_point, inspected=description.status == "broken")
+        broken = description.status == "broken"
+        self._known[entry_point.name] = _Known(description, entry_point, inspected=broken, plain=description)
 
     def _may(self, name: str) -> bool:
         """Whether the settings let a plugin be used."""
@@ -131,7 +147,39 @@ class Registry:
                         new.description = evolve(new.description, problem=problem)
                 else:
                     self._known[name] = old
-            return changed
+                    if old.edits is not None and old.edits.digest != installed_digest(old.edits.entry_point):
+                        changed.add(name)  # the same version, built again
+                        old.edits = None
+                        self._look_anew(old)
+        self.mark()
+        return changed
+
+    def mark(self) -> None:
+        """Notes what the files of installed plugins look like, so that `edited` and `rescan` notice what becomes of them."""
+        for known in list(self._known.values()):
+            if known.entry_point is not None and known.edits is None:
+                known.edits = Edits.of(known.entry_point)
+
+    def edited(self) -> set[str]:
+        """Looks at the files of editable installations; gives the names of plugins that are another version now."""
+        found = set()
+        for name, known in list(self._known.items()):
+            if known.edits is not None and known.edits.look():
+                with self._lock:
+                    self._look_anew(known)
+                found.add(name)
+        return found
+
+    def _look_anew(self, known: _Known) -> None:
+        """A plugin is another version now. What this process has imported of it stays: hooks that run here keep it."""
+        if known.plain is None:
+            return
+        _found.pop(_key(known), None)
+        problem = None
+        if known.loaded is not None:
+            problem = "hooks in the server's own process run what it was before, until it starts again"
+        known.description = evolve(known.plain, problem=problem)
+        known.inspected = known.plain.status == "broken"
 
     def put(self, description: PluginDescription) -> bool:
         """Makes a version of a plugin the one that is used: of the plugin directory, or of an environment.

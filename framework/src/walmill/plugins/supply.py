@@ -13,7 +13,7 @@ from walmill.plugins.registry import Inspector, Registry
 from walmill.plugins.shelf import Shelf
 
 LOOK_SECONDS = 1.0
-"""So often it is looked whether packages were installed or uninstalled."""
+"""So often it is looked whether packages were installed, uninstalled, or edited where they are."""
 
 log = get_logger("walmill.plugins")
 
@@ -72,13 +72,25 @@ class Supply:
 
     def _watch(self) -> None:
         known = seen = _places()
+        self._registry.mark()
         while not self._stop.wait(LOOK_SECONDS):
+            self._edited()
             now = _places()
             if now != seen:  # it goes on: pip takes the old one away before it puts the new one there
                 seen = now
             elif now != known:
                 known = now
                 self.look()
+
+    def _edited(self) -> None:
+        try:
+            edited = self._registry.edited()
+        except Exception:
+            log.exception("the files of installed plugins could not be looked at")
+            return
+        if edited:
+            log.info("installed plugins were edited", plugins=sorted(edited))
+            self._changed(edited)
 
     def look(self) -> set[str]:
         """Looks for packages that have come, gone or changed; gives the names of their plugins."""
