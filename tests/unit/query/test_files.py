@@ -35,7 +35,7 @@ def cpu_rows(start, end, load=0):
 
 @pytest.fixture(scope="module")
 def engine():
-    engine = QueryEngine()
+    engine = QueryEngine(short=False)
     engine.query({}, "SELECT * FROM generate_series(1, 1)")  # starts its thread here, not in the first test
     yield engine
     engine.close()

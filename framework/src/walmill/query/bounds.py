@@ -7,7 +7,7 @@ import time
 from attrs import frozen
 
 from walmill.model.catalog import QueryLimits
-from walmill.query.errors import QueryTooLarge
+from walmill.query.errors import QueryTooLarge, out_of_time
 
 
 @frozen
@@ -33,6 +33,15 @@ class Bounds:
     def is_late(self) -> bool:
         """Whether its time is over."""
         return self.deadline is not None and time.monotonic() > self.deadline
+
+    def check_time(self) -> None:
+        """Looks whether there is time left.
+
+        Raises:
+            QueryTimeout: If there is none.
+        """
+        if self.is_late():
+            raise out_of_time(self.timeout)
 
     def check_rows(self, count: int) -> None:
         """Looks whether an answer may be so long.

@@ -86,6 +86,11 @@ class FileIndex:
         self._format = pa_dataset.ParquetFileFormat()
         self._disk = LocalFileSystem()
 
+    def between(self, low: int, high: int) -> tuple[DataFile, ...]:
+        """The files that may have rows with times from `low` to `high`, ns, in the order of the table."""
+        found = self._order[(self._lows <= high) & (self._highs >= low)]
+        return tuple(self._files[place] for place in np.sort(found))
+
     def matching(self, filters: Sequence[pc.Expression | None], schema: pa.Schema) -> tuple[DataFile, ...]:
         """The files with a time that can match one of the filters, in the order of the table.
 

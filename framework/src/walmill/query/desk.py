@@ -15,8 +15,7 @@ from attrs import define, field
 
 from walmill.errors import Unavailable, WalmillError
 from walmill.model.catalog import QueryLimits
-from walmill.query.driver import out_of_time
-from walmill.query.errors import QueryStopped
+from walmill.query.errors import QueryStopped, out_of_time
 
 KEPT = 1000
 """So many ended queries are remembered."""

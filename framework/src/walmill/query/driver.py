@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from walmill.query.errors import QueryStopped, QueryTimeout
+from walmill.query.errors import QueryStopped, out_of_time
 
 T = TypeVar("T")
 
@@ -124,11 +124,3 @@ def wait(future: Future[T], deadline: float | None, timeout: float | None) -> T:
     except BaseException:
         future.cancel()
         raise
-
-
-def out_of_time(timeout: float | None) -> QueryTimeout:
-    """The error of a query that had so many seconds."""
-    had = 0.0 if timeout is None else round(timeout, 2 if timeout >= 0.1 else 4)
-    return QueryTimeout(
-        f"the query was stopped after {had:g} s, its time limit; ask for a shorter time range, or allow more time"
-    )

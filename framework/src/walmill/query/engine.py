@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
 from walmill.model.catalog import QueryLimits
 from walmill.model.files import DataFile
+from walmill.query.asked import asked_of, simple
 from walmill.query.bounds import Bounds, bounds_of
 from walmill.query.brake import MAY_JOIN
-from walmill.query.driver import Driver, out_of_time, wait
-from walmill.query.errors import translate
+from walmill.query.driver import Driver, wait
+from walmill.query.errors import out_of_time, translate
 from walmill.query.parameters import bind, check_used
 from walmill.query.plan import Extra, Plan
 from walmill.query.results import Nobody, ResultStream, Running, Watch, cancel, drain, read_here
@@ -62,6 +64,7 @@ class QueryEngine:
         partitions: So many cores may work for one query; None takes those of the machine, at most 4.
         most_rows: So many rows may be the answer to a query; None for no limit.
         most_files: So many files may be read for a query; None for no limit.
+        short: Whether few rows of files are read here, and not by DataFusion.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class QueryEngine:
         partitions: int | None = None,
         most_rows: int | None = None,
         most_files: int | None = None,
+        short: bool = True,
     ) -> None:
         if memory_limit < 2**20:
             raise InvalidRequest(f"the memory limit for queries is {memory_limit} bytes; give at least {2**20}")
@@ -83,6 +87,7 @@ class QueryEngine:
         self._cache: TableCache | None = None
         self._aggregating: frozenset[str] | None = None
         self._functions: tuple[Any, ...] = ()
+        self._short = short
 
     def query(
         self,
@@ -245,6 +250,8 @@ class QueryEngine:
     ) -> Plan:
         bound = bind(params)
         sql, brake = rewrite(sql, self._aggregates)
+        if brake is None and (short := self._plan_short(tables, sql, params, bound, extra, bounds)) is not None:
+            return short
 
         def probe() -> Plan:
             context = self._context(brake=brake, memory=bounds.memory)
@@ -262,6 +269,39 @@ class QueryEngine:
             opened.folder.close()
             raise
         return evolve(found, brake=brake, quick=self._is_quick(sql, found.rows))
+
+    def _plan_short(
+        self,
+        tables: Mapping[str, TableSource],
+        sql: str,
+        params: Mapping[str, Any] | None,
+        bound: Mapping[str, Any],
+        extra: Extra | None,
+        bounds: Bounds,
+    ) -> Plan | None:
+        """The plan of a statement that can need few rows of the files of one table, over these rows; None for others."""
+        from walmill.query import provider
+
+        one = simple(sql, provider.SCHEMA) if self._short else None
+        source = tables[one.table] if one is not None and one.table in tables else None
+        if one is None or source is None or not source.files:
+            return None
+        from walmill.query.groups import few_rows
+        from walmill.query.opened import OpenFiles
+
+        cache = self._tables()
+        wanted = asked_of(one, source.schema, params or {}, time.time_ns())
+        few = few_rows(cache, source, wanted, OpenFiles(), bounds, bounds.check_time)
+        if few is None:
+            return None
+        try:
+            context = self._context(memory=bounds.memory, partitions=1)  # there are few rows
+            made = {one.table: few.table(cache, source)}
+            plan = self._plan_once(tables, sql, bound, extra, bounds, context=context, made=made)
+        except InvalidRequest:
+            return None  # a plan of the whole table says what is wrong, and which columns there are
+        rows = sum(batch.num_rows for batch in few.batches) + (source.buffer.num_rows if few.buffer else 0)
+        return evolve(plan, num_files=few.files, rows=rows, quick=self._is_quick(sql, rows))
 
     def _is_quick(self, sql: str, rows: int) -> bool:
         return rows <= QUICK_ROWS and not self._functions and not (_SLOW.search(sql) or MAY_JOIN.search(sql))
@@ -281,10 +321,6 @@ class QueryEngine:
         """The plan of a query over the files that it needs, which its plan with probes tells."""
         from walmill.query.files import plan_table
 
-        def check() -> None:
-            if bounds.is_late():
-                raise out_of_time(bounds.timeout)
-
         cache = self._tables()
         needed = self._needed(probed, bounds)
         while True:
@@ -292,7 +328,7 @@ class QueryEngine:
             bounds.check_files(count)
             context = self._context(files=True, brake=brake, memory=bounds.memory)
             plans = {
-                name: plan_table(context, cache, source, files, opened, check)
+                name: plan_table(context, cache, source, files, opened, bounds.check_time)
                 for name, (source, files) in needed.items()
             }
             made = {name: one.table for name, one in plans.items()}
@@ -385,7 +421,14 @@ class QueryEngine:
                 self._cache = provider.TableCache()
             return self._cache
 
-    def _context(self, *, files: bool = False, brake: Brake | None = None, memory: int | None = None) -> SessionContext:
+    def _context(
+        self,
+        *,
+        files: bool = False,
+        brake: Brake | None = None,
+        memory: int | None = None,
+        partitions: int | None = None,
+    ) -> SessionContext:
         """A session for one query; with `files` one that plans well over sorted files."""
         from datafusion import RuntimeEnvBuilder, SessionConfig
 
@@ -393,7 +436,9 @@ class QueryEngine:
 
         pool = self._memory_limit if memory is None else memory
         runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(pool)
-        config = SessionConfig().with_target_partitions(self._partitions)
+        config = SessionConfig().with_target_partitions(partitions or self._partitions)
+        if partitions == 1:
+            config = config.set("datafusion.optimizer.max_passes", "1")
         if files:
             # rows that are merged come and stay in order; and planning opens no file
             config = config.set("datafusion.optimizer.prefer_existing_sort", "true")

@@ -48,6 +48,14 @@ class QueryTimeout(Unavailable):
     """A query was stopped because its time was over."""
 
 
+def out_of_time(timeout: float | None) -> QueryTimeout:
+    """The error of a query that had so many seconds."""
+    had = 0.0 if timeout is None else round(timeout, 2 if timeout >= 0.1 else 4)
+    return QueryTimeout(
+        f"the query was stopped after {had:g} s, its time limit; ask for a shorter time range, or allow more time"
+    )
+
+
 class QueryStopped(Unavailable):
     """A query was stopped by its caller or because the engine closes."""
 

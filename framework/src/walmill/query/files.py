@@ -28,7 +28,7 @@ from walmill.buffer.source import TableSource
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.opened import Folder, OpenFiles
-from walmill.query.provider import TableCache, not_before
+from walmill.query.provider import TableCache, not_before, quoted
 from walmill.units import format_time
 
 _GROUP_ROWS = 131_072
@@ -229,8 +229,7 @@ class _Parts:
 
 def column(name: str) -> Expr:
     """A column by exactly this name."""
-    quoted = name.replace('"', '""')
-    return col(f'"{quoted}"')
+    return col(quoted(name))
 
 
 def _instant(time: int) -> Expr:

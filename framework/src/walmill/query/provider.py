@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from walmill.buffer.table import Log, TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import TIME, TableSchema, arrow_schema
 from walmill.query.choose import FileIndex, Probe, may_match
+from walmill.query.footers import Columns, Footers
 from walmill.units import INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ class _Line:
 
 
 class TableCache:
-    """Makes DataFusion tables from table buffers, and keeps them as long as the buffers live. For all threads."""
+    """Makes DataFusion tables from table buffers, and keeps them as long as the buffers live. For all threads.
+
+    Attributes:
+        footers: Of files that were read lately.
+        columns: Of row groups that were read lately.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,6 +67,8 @@ class TableCache:
         self._tables: weakref.WeakKeyDictionary[TableBuffer, Table] = weakref.WeakKeyDictionary()
         self._shapes: dict[object, Table] = {}
         self._indexes: dict[int, tuple[tuple[DataFile, ...], FileIndex]] = {}
+        self.footers = Footers()
+        self.columns = Columns()
 
     def table(self, buffer: TableBuffer) -> Table:
         """The rows of a snapshot, without repetitions."""
@@ -87,6 +95,11 @@ class TableCache:
         if source.cut_off is None or source.buffer.num_rows == 0:
             return table
         return Table(self._maker.read_table(table).filter(not_before(source.cut_off)))
+
+    def with_rows(self, table: Table, source: TableSource, columns: Sequence[str]) -> Table:
+        """A table with some columns, and the rows in memory of the same columns, as `fresh` has them."""
+        memory = self._maker.read_table(self.fresh(source)).select(*[col(quoted(name)) for name in columns])
+        return Table(self._maker.read_table(table).union(memory))
 
     def span(self, buffer: TableBuffer) -> tuple[int, int] | None:
         """Times between which all rows of a snapshot lie, ns; None if it has no rows."""
@@ -304,6 +317,12 @@ class ExtraSchema(SchemaProvider):
     def table_exist(self, name: str) -> bool:
         """Whether there is such a table."""
         return name in self._makers
+
+
+def quoted(name: str) -> str:
+    """A name that stands for exactly this column."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def not_before(time: int) -> Expr:

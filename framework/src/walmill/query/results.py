@@ -12,8 +12,8 @@ import pyarrow as pa
 from attrs import frozen
 
 from walmill.query.bounds import Bounds
-from walmill.query.driver import Driver, out_of_time, wait
-from walmill.query.errors import QueryStopped, QueryTooLarge
+from walmill.query.driver import Driver, wait
+from walmill.query.errors import QueryStopped, QueryTooLarge, out_of_time
 from walmill.query.plan import Plan
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def walk(node: Node) -> Iterator[Node]:
         yield node
         for value in node.values():
             yield from walk(value)
-    elif isinstance(node, list):
+    elif isinstance(node, list | tuple):  # what belongs to GROUP BY is a tuple
         for value in node:
             yield from walk(value)
 

@@ -1,0 +1,188 @@
+"""Few rows of files, read here: by row groups, which their statistics choose.
+
+Planning a reading of files takes DataFusion longer than a row group takes to be read, and it is planned twice. So a statement
+that can need few rows only gets them as rows in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import evolve, frozen
+
+from walmill.buffer.series import Ints
+from walmill.buffer.source import TableSource
+from walmill.model.files import DataFile
+from walmill.model.schema import TIME, TableSchema, arrow_schema
+from walmill.query.asked import Asked
+from walmill.query.bounds import Bounds
+from walmill.query.files import repeats
+from walmill.query.footers import Columns, Footer
+from walmill.query.opened import OpenFiles
+from walmill.query.provider import TableCache
+
+if TYPE_CHECKING:
+    from datafusion.catalog import Table
+
+MOST_FILES = 32
+MOST_ROWS = 300_000
+"""So many rows are read here: two row groups as they are usually written."""
+MOST_VALUES = 2_500_000
+"""Rows times columns: beyond that DataFusion, which reads single pages, is the quicker one."""
+
+
+def read_rows(
+    columns: Columns, file: DataFile, path: Path, footer: Footer, group: int, asked: Asked, schema: TableSchema
+) -> pa.RecordBatch | None:
+    """The rows of a row group that are asked for, with the columns that are asked for, in the types of the table.
+
+    Args:
+        columns: Those that were read lately.
+        file: The file.
+        path: Where it is.
+        footer: Its footer.
+        group: Which row group.
+        asked: What is asked.
+        schema: The columns of the table; what the file lacks is null.
+
+    Returns:
+        The rows; None if there are none.
+
+    Raises:
+        OSError: If it cannot be read.
+        ArrowException: If it is damaged.
+    """
+    wanted = [name for name in dict.fromkeys([*asked.columns, *asked.tags]) if name in footer.names]
+    arrays = columns.of(file, path, footer, group, wanted)
+    places = _places(arrays, asked)
+    if len(places) == 0:
+        return None
+    first, last = int(places[0]), int(places[-1])
+    together = last - first + 1 == len(places)  # as it is with rows of one series, which are sorted by time
+    kinds = narrow(arrow_schema(schema), asked)
+    made = []
+    for one in kinds:
+        if one.name not in arrays:
+            made.append(pa.nulls(len(places), one.type))
+            continue
+        array = arrays[one.name]
+        chosen = array.slice(first, len(places)) if together else array.take(pa.array(places))
+        made.append(chosen.cast(one.type))
+    return pa.RecordBatch.from_arrays(made, schema=kinds)
+
+
+def narrow(columns: pa.Schema, asked: Asked) -> pa.Schema:
+    """The columns that are asked for."""
+    return pa.schema([columns.field(name) for name in asked.columns])
+
+
+def _places(arrays: Mapping[str, pa.Array], asked: Asked) -> Ints:
+    """Which rows are asked for."""
+    times = arrays[TIME].view(pa.int64()).to_numpy()
+    if not asked.tags:
+        return np.flatnonzero((times >= asked.low) & (times <= asked.high))
+    found: Ints = np.flatnonzero(
+        np.logical_and.reduce([_has(arrays[tag], values) for tag, values in asked.tags.items()])
+    )
+    chosen = times[found]
+    inside: Ints = found[(chosen >= asked.low) & (chosen <= asked.high)]
+    return inside if len(inside) < len(found) else found
+
+
+def _has(column: pa.Array, values: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """Where a tag has one of some values."""
+    wanted = pa.array(sorted(values), pa.string())
+    found: npt.NDArray[np.bool_]
+    if not isinstance(column, pa.DictionaryArray):
+        found = pc.is_in(column, wanted).to_numpy(zero_copy_only=False)
+        return found
+    codes = (column.indices if column.null_count == 0 else column.indices.fill_null(-1)).to_numpy()
+    known = np.flatnonzero(pc.is_in(column.dictionary, wanted).to_numpy(zero_copy_only=False))
+    found = codes == known[0] if len(known) == 1 else np.isin(codes, known)
+    return found
+
+
+@frozen(eq=False)
+class Few:
+    """The rows of a table that a statement can need.
+
+    Attributes:
+        batches: Those of files.
+        buffer: Whether rows in memory may be among them.
+        files: So many files were looked at.
+        asked: What was asked.
+    """
+
+    batches: list[pa.RecordBatch]
+    buffer: bool
+    files: int
+    asked: Asked
+
+    def table(self, cache: TableCache, source: TableSource) -> Table:
+        """All of them as a table.
+
+        Args:
+            cache: Tables over buffers.
+            source: The table that they are of.
+        """
+        columns = narrow(arrow_schema(source.schema), self.asked)
+        rows = cache.of_batches(self.batches or [pa.RecordBatch.from_pylist([], schema=columns)])
+        return cache.with_rows(rows, source, self.asked.columns) if self.buffer else rows
+
+
+def few_rows(
+    cache: TableCache,
+    source: TableSource,
+    asked: Asked,
+    opened: OpenFiles,
+    bounds: Bounds,
+    check: Callable[[], None],
+) -> Few | None:
+    """The rows of files that are asked for, if they are few and none of them comes twice; else None.
+
+    Args:
+        cache: Knows the times of the files, and their footers.
+        source: The table.
+        asked: What is asked.
+        opened: Takes in the files.
+        bounds: How many files may be read.
+        check: Called before each file is read; raises if there is no time left.
+
+    Raises:
+        QueryTooLarge: If too many files are needed.
+        QueryTimeout: If there is no time left.
+        DataCorruption: If a file is missing or damaged.
+        Unavailable: If a file cannot be fetched now.
+    """
+    if source.cut_off is not None and source.cut_off > asked.low:
+        asked = evolve(asked, low=source.cut_off)
+    files = cache.index(source.files).between(asked.low, asked.high)
+    if len(files) > MOST_FILES:
+        return None
+    if any(low <= asked.high and high >= asked.low for low, high in repeats(source, files)):
+        return None
+    bounds.check_files(len(files))
+    span = cache.span(source.buffer)
+    buffer = span is not None and span[0] <= asked.high and span[1] >= asked.low
+    paths = opened.locate(source, files, check)
+    try:
+        found = [(file, cache.footers.of(file, paths[file], source.schema)) for file in files]
+        chosen = [(file, footer, footer.matching(asked)) for file, footer in found]
+        rows = sum(int(footer.rows[groups].sum()) for _, footer, groups in chosen)
+        if rows > MOST_ROWS or rows * len(asked.columns) > MOST_VALUES:
+            return None
+        batches: list[pa.RecordBatch] = []
+        for file, footer, groups in chosen:
+            for group in groups:
+                check()
+                batch = read_rows(cache.columns, file, paths[file], footer, group, asked, source.schema)
+                batches += [] if batch is None else [batch]
+    except (OSError, pa.ArrowException):
+        return None  # DataFusion says what is wrong
+    return Few(batches, buffer, len(files), asked)
