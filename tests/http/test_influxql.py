@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from walmill import Engine, create_app
+from walmill.influxql import within
 from walmill.influxql.parse import parse
 from walmill.options import EngineOptions
 from walmill.testing.clock import ManualClock
@@ -122,6 +123,30 @@ TABLE: list[tuple[str, list[Any]]] = [
     ("SELECT usage FROM d..cpu WHERE time = 30s", [("cpu", None, ["usage"], [(30, 8.0)])]),
     ("SELECT mean(free), mean(usage) FROM /^(cpu|mem)$/", [("cpu", None, ["mean", "mean_1"], [(0, None, 7.5)]), ("mem", None, ["mean", "mean_1"], [(0, 5.0, None)])]),
     ("SELECT usage FROM cpu, mem WHERE time = 30s", [("cpu", None, ["usage"], [(30, 8.0)])]),
+    # a SELECT within a SELECT: as InfluxDB 1.6.7 answers them
+    ("SELECT max(m) FROM (SELECT mean(usage) AS m FROM cpu GROUP BY host)", [("cpu", None, ["max"], [(0, 15.0)])]),
+    (f"SELECT sum(m) FROM (SELECT max(usage) AS m FROM cpu GROUP BY host, time(10s)) {TIMED} GROUP BY time(20s)", [("cpu", None, ["sum"], [(0, 13.0), (20, 32.0), (40, None)])]),
+    (f"SELECT sum(m) FROM (SELECT max(usage) AS m FROM cpu GROUP BY host, time(10s) fill(none)) {TIMED} GROUP BY time(20s), host",
+     [("cpu", A, ["sum"], [(0, 3.0), (20, 12.0), (40, None)]), ("cpu", B, ["sum"], [(0, 10.0), (20, 20.0), (40, None)])]),
+    ("SELECT m, host FROM (SELECT mean(usage) AS m FROM cpu GROUP BY host)", [("cpu", None, ["m", "host"], [(0, 3.75, "a"), (0, 15.0, "b")])]),
+    ("SELECT * FROM (SELECT mean(usage) AS m FROM cpu GROUP BY host)", [("cpu", None, ["host", "m"], [(0, "a", 3.75), (0, "b", 15.0)])]),
+    ("SELECT m FROM (SELECT mean(usage) AS m FROM cpu GROUP BY host) WHERE m > 5", [("cpu", None, ["m"], [(0, 15.0)])]),
+    ("SELECT m FROM (SELECT mean(usage) AS m FROM cpu GROUP BY host) WHERE host = 'a'", [("cpu", None, ["m"], [(0, 3.75)])]),
+    ("SELECT mean(usage) FROM (SELECT usage FROM cpu) GROUP BY host", [("cpu", A, ["mean"], [(0, 3.75)]), ("cpu", B, ["mean"], [(0, 15.0)])]),
+    ("SELECT mean(usage) FROM (SELECT usage FROM cpu) WHERE host = 'a'", []),
+    ("SELECT mean(usage) FROM (SELECT usage FROM cpu WHERE usage > 3) WHERE time >= 20s", [("cpu", None, ["mean"], [(20, 32 / 3)])]),
+    ("SELECT mean(m) FROM (SELECT mean(usage) AS m FROM cpu) GROUP BY host", [("cpu", A, ["mean"], [(0, 3.75)]), ("cpu", B, ["mean"], [(0, 15.0)])]),
+    ("SELECT mean(d) FROM (SELECT derivative(usage, 10s) AS d FROM cpu GROUP BY host)", [("cpu", None, ["mean"], [(0, 3.0)])]),
+    ("SELECT usage FROM (SELECT usage FROM cpu LIMIT 2)", [("cpu", None, ["usage"], [(0, 1.0), (0, 10.0)])]),
+    ("SELECT sum(s) FROM (SELECT sum(m) AS s FROM (SELECT max(usage) AS m FROM cpu GROUP BY host, time(10s) fill(none)) WHERE time >= 0 AND time < 60s GROUP BY time(20s))",
+     [("cpu", None, ["sum"], [(0, 45.0)])]),
+    ("SELECT sum(m) FROM (SELECT mean(usage) AS m FROM cpu GROUP BY time(20s), host fill(none)) WHERE time >= 10s AND time < 60s GROUP BY time(30s) fill(none)",
+     [("cpu", None, ["sum"], [(0, 28.0)])]),
+    ("SELECT mean(usage), mean(free) FROM (SELECT usage, free FROM cpu, mem)", [("cpu", None, ["mean", "mean_1"], [(0, 7.5, None)]), ("mem", None, ["mean", "mean_1"], [(0, None, 5.0)])]),
+    ("SELECT last(state) FROM (SELECT state FROM mem GROUP BY host)", [("mem", None, ["last"], [(30, "it's")])]),
+    ("SELECT a + b FROM (SELECT max(usage) AS a, min(usage) AS b FROM cpu GROUP BY host)", [("cpu", None, ["a_b"], [(0, 9.0), (0, 30.0)])]),
+    ("SELECT nope FROM (SELECT usage FROM cpu)", []),
+    ("SELECT nope FROM (SELECT usage FROM nope)", []),
     ("SELECT nope FROM cpu", []),
     ("SELECT usage FROM nope", []),
     ("SHOW DATABASES", [("databases", None, ["name"], [("d",), ("d/week",)])]),
@@ -204,7 +229,8 @@ def test_parameters_are_values_and_nothing_else(client: TestClient) -> None:
         ({"db": "d", "q": "SELECT mode(usage), mean(usage) FROM cpu"}, "mode(field) stands alone"),
         ({"db": "d", "q": "SELECT percentile(usage, 101) FROM cpu"}, "percentile(101) must be from 0 to 100"),
         ({"db": "d", "q": "SELECT usage FROM cpu WHERE time > host"}, "time is compared with something that is no time"),
-        ({"db": "d", "q": "SELECT usage FROM (SELECT usage FROM cpu)"}, "a SELECT within a SELECT is not known here"),
+        ({"db": "d", "q": "SELECT usage FROM (SELECT nope(usage) FROM cpu)"}, "the function nope() is not known here"),
+        ({"db": "d", "q": "SELECT usage FROM (SELECT usage FROM nowhere..cpu)"}, "database not found: nowhere"),
         ({"db": "d", "q": "SELECT mean(usage) FROM cpu GROUP BY time(1m) tz('Europe/Bonn')"}, "no time zone 'Europe/Bonn'"),
         ({"db": "d", "q": "SELECT moving_average(usage, 1) FROM cpu"}, "a whole number above 1"),
         ({"db": "d", "q": "SHOW TAG KEYS ON nix"}, "database not found: nix"),
@@ -333,3 +359,12 @@ def test_rows_of_all_databases_and_of_named_ones(client: TestClient) -> None:
 def test_rows_that_cannot_be_had(client: TestClient, body: dict[str, Any], status: int, said: str) -> None:
     answer = client.post("/api/v3/query_influxql", json=body)
     assert (answer.status_code, said in answer.text) == (status, True), answer.text
+
+
+def test_a_select_within_is_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(within, "MOST_ROWS", 5)
+    answer = client.get("/query", params={"db": "d", "q": "SELECT max(usage) FROM (SELECT usage FROM cpu)"}).json()
+    assert "the SELECT within gives more than 5 rows" in json.dumps(answer)
+    assert asked(client, "SELECT max(usage) FROM (SELECT usage FROM cpu WHERE host = 'a')") == [
+        ("cpu", None, ["max"], [(30, 8.0)])
+    ]

@@ -29,11 +29,11 @@ def asker_of(
         epoch: Unit of times; None for RFC 3339.
     """
 
-    def ask(name: str, sql: str) -> pa.Table:
+    def ask(name: str, sql: str, own: pa.Table | None = None) -> pa.Table:
         query = engine.ask(name, sql, kind="influxql", origin=origin)
         stopping.append(query)
         try:
-            with engine.stream(sql, database=name, asked=query) as stream:
+            with engine.stream(sql, database=name, asked=query, given=own) as stream:
                 return stream.read_all()
         finally:
             stopping.remove(query)

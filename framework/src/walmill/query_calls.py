@@ -13,7 +13,7 @@ from walmill.model.catalog import INTERNAL
 from walmill.options import EngineOptions
 from walmill.query.desk import Asked, Desk
 from walmill.query.engine import QueryEngine
-from walmill.query.plan import Extra
+from walmill.query.plan import GIVEN_SCHEMA, GIVEN_TABLE, Extra, Made
 from walmill.query.results import ResultStream
 from walmill.store.view import View
 from walmill.values.tables import cache_tables
@@ -58,6 +58,7 @@ class Queries(Caches):
         database: str,
         timeout: float | None = None,
         asked: Asked | None = None,
+        given: pa.Table | None = None,
     ) -> ResultStream:
         """Runs SQL that reads, batch by batch; see `query`. Close it, or read it to its end.
 
@@ -67,8 +68,9 @@ class Queries(Caches):
             database: As in `query`.
             timeout: As in `query`.
             asked: From `ask`, by which it can be stopped before there is a stream.
+            given: Rows that are a table for this statement, `given.measurement`.
         """
-        return self._stream(self.view(), database, sql, params, timeout=timeout, asked=asked)
+        return self._stream(self.view(), database, sql, params, timeout=timeout, asked=asked, given=given)
 
     def ask(self, database: str, text: str, *, kind: str = "sql", origin: str = "") -> Asked:
         """Notes a query that is to come.
@@ -148,6 +150,7 @@ class Queries(Caches):
         timeout: float | None = None,
         origin: str = "",
         asked: Asked | None = None,
+        given: pa.Table | None = None,
     ) -> ResultStream:
         seconds = self.options.query_timeout if timeout is None else timeout
         if asked is None:
@@ -160,7 +163,7 @@ class Queries(Caches):
                 sql,
                 params,
                 timeout=asked.left(seconds),
-                extra=self._extra(view, database, sql),
+                extra=self._extra(view, database, sql, given),
                 watch=asked,
                 limits=asked.limits,
             )
@@ -168,9 +171,11 @@ class Queries(Caches):
             asked.end(error)
             raise
 
-    def _extra(self, view: View, database: str, sql: str) -> Extra:
+    def _extra(self, view: View, database: str, sql: str, given: pa.Table | None = None) -> Extra:
         """The schemas of a query beside that of its database."""
         found = system.tables(self, view, database)
+        if given is not None:
+            found = {**found, GIVEN_SCHEMA: {GIVEN_TABLE: Made(lambda: given.schema, lambda: given)}}
         if view.catalog.caches or "_cache" in sql:
             if "_cache" in sql.lower():
                 self.warm_caches(view, database)

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
-from attrs import frozen
+from attrs import evolve, frozen
 
 from walmill.errors import InvalidRequest, NotFound
 from walmill.influxql.parse import By, Pattern, Select, Show, Source
 from walmill.influxql.translate import AGGREGATES, TRANSFORMS, Translation, has_call, quoted
+from walmill.influxql.within import measurements, split
 from walmill.model.catalog import Catalog, Database, Table
 from walmill.model.schema import TIME
-from walmill.query.errors import NotSupported
+from walmill.query.plan import GIVEN
 from walmill.units import format_time
 
 DIVISORS = {"ns": 1, "n": 1, "u": 1_000, "us": 1_000, "µ": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000,
@@ -25,9 +26,9 @@ DEFAULT_POLICIES = ("", "autogen", "default")
 
 
 class Ask(Protocol):
-    """Runs SQL over a database."""
+    """Runs SQL over a database, or over rows that it is given, which SQL calls `GIVEN`."""
 
-    def __call__(self, database: str, sql: str, /) -> pa.Table: ...
+    def __call__(self, database: str, sql: str, own: pa.Table | None = None, /) -> pa.Table: ...
 
 
 @frozen(kw_only=True)
@@ -70,8 +71,6 @@ class Asker:
     # ---- SELECT
 
     def _select(self, select: Select) -> Iterator[dict[str, Any]]:
-        if any(isinstance(one, Select) for one in select.sources):
-            raise NotSupported("a SELECT within a SELECT is not known here; ask in two steps, or with SQL")
         found = self._all_series(select)
         limits = select.limits
         start = limits.get("soffset", 0)
@@ -84,25 +83,44 @@ class Asker:
 
     def _all_series(self, select: Select) -> Iterator[dict[str, Any]]:
         for source in select.sources:
+            if isinstance(source, Select):
+                asked = split(select, source, self.now)
+                database = self._innermost(source)
+                for schema, own in measurements(evolve(self, epoch="ns")._select(asked.inner)):
+                    made = Translation(asked.outer, schema, self.now, asked.low, asked.high, GIVEN)
+                    yield from self._series_of(made, database, own)
+                continue
             database = self._database(source.database, source.policy)
             for table in self._tables(database, (source,)):
-                plan = Translation(select, table.schema, self.now).plan()
-                if plan is None:
-                    continue
-                rows = self.ask(database.name, plan.sql)
-                tags = [rows.column(f"tag_{place}").to_pylist() for place in range(len(plan.tags))]
-                times = self._times(rows.column(TIME).cast(pa.int64()).to_pylist())
-                values = [_json(rows.column(f"value_{place}").to_pylist()) for place in range(len(plan.names))]
-                for first, end in _groups(tags, rows.num_rows):
-                    named = {tag: tags[place][first] or "" for place, tag in enumerate(plan.tags)}
-                    made = list(zip(times[first:end], *(one[first:end] for one in values), strict=True))
-                    series: dict[str, Any] = {"name": table.schema.name}
-                    if plan.grouped:
-                        series["tags"] = {tag: named.get(tag, "") for tag in plan.grouped}
-                    series["columns"] = [TIME, *plan.names]
-                    series["values"] = [list(row) for row in self._limited(made, select, inside=bool(plan.tags))]
-                    if series["values"]:
-                        yield series
+                yield from self._series_of(Translation(select, table.schema, self.now), database)
+
+    def _innermost(self, select: Select) -> Database:
+        """The database of the first measurement that a SELECT reads, however deep it is within."""
+        source = select.sources[0]
+        return self._innermost(source) if isinstance(source, Select) else self._database(source.database, source.policy)
+
+    def _series_of(
+        self, translation: Translation, database: Database, own: pa.Table | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The series of one measurement; of rows of our own, if there are any."""
+        plan = translation.plan()
+        if plan is None:
+            return
+        rows = self.ask(database.name, plan.sql, own)
+        tags = [rows.column(f"tag_{place}").to_pylist() for place in range(len(plan.tags))]
+        times = self._times(rows.column(TIME).cast(pa.int64()).to_pylist())
+        values = [_json(rows.column(f"value_{place}").to_pylist()) for place in range(len(plan.names))]
+        for first, end in _groups(tags, rows.num_rows):
+            named = {tag: tags[place][first] or "" for place, tag in enumerate(plan.tags)}
+            made = list(zip(times[first:end], *(one[first:end] for one in values), strict=True))
+            series: dict[str, Any] = {"name": translation.schema.name}
+            if plan.grouped:
+                series["tags"] = {tag: named.get(tag, "") for tag in plan.grouped}
+            series["columns"] = [TIME, *plan.names]
+            limited = self._limited(made, translation.select, inside=bool(plan.tags))
+            series["values"] = [list(row) for row in limited]
+            if series["values"]:
+                yield series
 
     def _limited(self, rows: list[Any], select: Select, *, inside: bool) -> list[Any]:
         """LIMIT and OFFSET of one series; SQL has done them if there are no series."""

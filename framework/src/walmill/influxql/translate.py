@@ -82,8 +82,9 @@ class Translation:
         select: The statement.
         schema: The columns of the measurement.
         now: The time, ns.
-        low: The first instant of the time range, ns; None if it is open.
+        low: The first instant of the time range, ns; None if it is open. What the statement says of it makes it narrower.
         high: The last instant.
+        rows: What SQL calls the rows of the measurement; None for the table of its name.
     """
 
     select: Select
@@ -91,6 +92,7 @@ class Translation:
     now: int
     low: int | None = None
     high: int | None = None
+    rows: str | None = None
     _tags: tuple[str, ...] = ()
     _by: By | None = None
     _windows: list[str] = field(factory=list)
@@ -98,8 +100,8 @@ class Translation:
     def plan(self) -> Plan | None:
         """The SQL; None if the measurement has none of the columns."""
         select = self.select
-        for one in [] if select.where is None else _all_of(select.where):
-            self._bound(one)
+        for one in [] if select.where is None else all_of(select.where):
+            self.bound(one)
         self._tags = self._dimensions()
         columns = choosing.with_tags(self._expanded())
         if not columns:
@@ -108,7 +110,7 @@ class Translation:
         grouped = [one for _, one in columns if has_call(one, AGGREGATES)]
         moved = [one for _, one in columns if has_call(one, TRANSFORMS)]
         chosen = any(has_call(one, tuple(choosing.BEST)) for _, one in columns)
-        if grouped and not chosen and any(not has_call(one, AGGREGATES) and _refs(one) for _, one in columns):
+        if grouped and not chosen and any(not has_call(one, AGGREGATES) and refs(one) for _, one in columns):
             selector = self._one_selector([one for _, one in columns])
             if selector is None or self._by is not None:
                 raise InvalidRequest("mixing aggregate and non-aggregate queries is not supported")
@@ -165,7 +167,7 @@ class Translation:
                 case _:
                     found.append((name or name_of(tree), tree))
         found = [(name, tree) for name, tree in found if not (isinstance(tree, Ref) and tree.name == TIME)]
-        some = any(one.name in self.schema.fields for _, tree in found for one in _refs(tree))
+        some = any(one.name in self.schema.fields for _, tree in found for one in refs(tree))
         return found if some else []
 
     def _all(self, kind: str | None) -> list[str]:
@@ -175,7 +177,7 @@ class Translation:
 
     # ---- conditions
 
-    def _bound(self, node: Any) -> None:
+    def bound(self, node: Any) -> None:
         """Notes what a condition says about the time range."""
         if not isinstance(node, Binary) or node.op not in ("=", "<", "<=", ">", ">="):
             return
@@ -315,12 +317,12 @@ class Translation:
         return text + (f" OFFSET {limits['offset']}" if "offset" in limits else "")
 
     def table(self) -> str:
-        return quoted(self.schema.name)
+        return quoted(self.schema.name) if self.rows is None else self.rows
 
     def _raw(self, trees: Sequence[Any]) -> str:
         values = [f"{self.value(tree)} AS value_{place}" for place, tree in enumerate(trees)]
         fields = dict.fromkeys(
-            quoted(one.name) for tree in trees for one in _refs(tree) if one.name in self.schema.fields
+            quoted(one.name) for tree in trees for one in refs(tree) if one.name in self.schema.fields
         )
         present = "(" + " OR ".join(f"{one} IS NOT NULL" for one in fields) + ")"
         columns = ", ".join([TIME, *self.tag_columns(), *values])
@@ -404,7 +406,7 @@ class Translation:
             f"{self._over_groups(tree, 'null' if fill is None else fill)} AS value_{place}"
             for place, tree in enumerate(trees)
         ]
-        where = self.where(until_now=True) if source is None else " WHERE true"
+        where = (self.where(until_now=True) if source is None else "") or " WHERE true"
         if gaps and self.low is not None:  # a bound that the condition has in another form is one for the bins as well
             where += f" AND {TIME} >= {at(self.low)}"
         if gaps and self.high is not None:
@@ -561,11 +563,17 @@ def _unknown(node: Any) -> InvalidRequest | NotSupported:
     return InvalidRequest("an expression has a part that means nothing in its place")
 
 
-def _all_of(node: Any) -> Iterator[Any]:
+def is_time(node: Any) -> bool:
+    """Whether a condition bounds the time."""
+    sides = (node.left, node.right) if isinstance(node, Binary) else ()
+    return any(isinstance(one, Ref) and one.name.lower() == TIME for one in sides)
+
+
+def all_of(node: Any) -> Iterator[Any]:
     """The conditions that all have to hold."""
     if isinstance(node, Binary) and node.op == "and":
-        yield from _all_of(node.left)
-        yield from _all_of(node.right)
+        yield from all_of(node.left)
+        yield from all_of(node.right)
     else:
         yield node
 
@@ -578,7 +586,8 @@ def _walk(node: Any) -> Iterator[Any]:
         yield from _walk(one)
 
 
-def _refs(node: Any) -> list[Ref]:
+def refs(node: Any) -> list[Ref]:
+    """The columns that an expression names."""
     return [one for one in _walk(node) if isinstance(one, Ref)]
 
 

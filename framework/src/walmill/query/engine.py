@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT = 256 * 2**20
 _MOVING = re.compile(r"now|current_|today", re.IGNORECASE)  # what a query may say whose meaning depends on the clock
-_NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache", re.IGNORECASE)
+_NAMES_OTHERS = re.compile(r"system|show|information_schema|_cache|given\.", re.IGNORECASE)
 """What a statement says that may concern further schemas; one that says nothing of it cannot name them."""
 QUICK_ROWS = 500_000
 """A simple statement over so few rows is read without a way to stop it: to have one costs more than to run it."""

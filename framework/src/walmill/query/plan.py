@@ -29,6 +29,10 @@ class Made:
     make: Callable[[], pa.Table]
 
 
+GIVEN_SCHEMA, GIVEN_TABLE = "given", "measurement"
+GIVEN = f"{GIVEN_SCHEMA}.{GIVEN_TABLE}"
+"""What SQL calls rows that whoever asks brings along."""
+
 Extra = Mapping[str, Mapping[str, Made]]
 """Further schemas: for each its tables."""
 
