@@ -238,10 +238,10 @@ class PluginFolder:
                 del self._seen[name]
                 if self._registry.discard(name, str(self.path)):
                     changed.add(name)
-            if changed:
+            if changed and tell:
+                self._changed(changed)
+            if changed:  # after that, as it waits for the disk; what was not noted is looked at again by the next start
                 self._save()
-        if changed and tell:
-            self._changed(changed)
         return again
 
     def _sleep(self, seconds: float) -> None:

@@ -9,11 +9,12 @@ rows than it reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from walmill.model.schema import TIME
 from walmill.query.syntax import Node, expression, text, walk
 
 NAME = "walmill_runs"
@@ -22,6 +23,8 @@ MAY_JOIN = re.compile(r"\bjoin\b|\bfrom\b(?:(?!\b(?:from|where|group|order|limit
 """A text without this joins nothing by a condition. It stops at the next `from`, so a text is gone through once."""
 
 _BATCH = pa.repeat(True, 8192)
+_ONE_SIDED = ("Semi", "LeftSemi", "RightSemi", "Anti", "LeftAnti", "RightAnti")
+"""Joins of which one side cannot be named behind them."""
 
 
 class Brake:
@@ -47,19 +50,21 @@ class Brake:
         return _BATCH.slice(0, count) if count <= len(_BATCH) else pa.repeat(True, count)
 
 
-def fit(statement: Node) -> bool:
-    """Fits the brake to the joins of a statement that compare something of both sides. Says whether there was any.
+def fit(statement: Node, tables: Container[str] = ()) -> bool:
+    """Fits the brake to the joins of a statement that compare something of both sides, and to those of two tables of ours, which
+    both have times. Says whether there was any.
 
     Args:
         statement: Its tree; it is changed.
+        tables: The names of tables that have a column `time`.
     """
-    fitted = [_fit_select(node["Select"]) for node in walk(statement) if isinstance(node.get("Select"), dict)]
+    fitted = [_fit_select(node["Select"], tables) for node in walk(statement) if isinstance(node.get("Select"), dict)]
     return any(fitted)
 
 
-def _fit_select(select: dict[str, Any]) -> bool:
+def _fit_select(select: dict[str, Any], tables: Container[str]) -> bool:
     relations = {name for one in select["from"] for part in (one, *one["joins"]) if (name := _name(part["relation"]))}
-    found = False
+    found: set[frozenset[str]] = set()
     more: list[str] = []
     for one in select["from"]:
         for number, join in enumerate(one["joins"]):
@@ -75,16 +80,44 @@ def _fit_select(select: dict[str, Any]) -> bool:
                 ]
                 if all(sides) and columns:
                     more.append(f"{NAME}({sides[0]}.{columns[0]} = {sides[1]}.{columns[0]})")
+                    found.add(frozenset((str(_name(one["relation"])), str(_name(join["relation"])))))
     if select.get("selection") is not None:
         found |= _fit_condition(select, "selection", relations)
+    more += _by_time(select, found, tables)
     for one in more:
         where = select.get("selection")
         select["selection"] = expression(one if where is None else f"{one} AND ({text(where)})")
-    return found or bool(more)
+    return bool(found or more)
 
 
-def _fit_condition(holder: dict[str, Any], key: str, relations: set[str]) -> bool:
-    """Adds the call to the comparisons of two relations in a condition: one for each pair."""
+def _by_time(select: dict[str, Any], fitted: set[frozenset[str]], tables: Container[str]) -> list[str]:
+    """Calls for tables of ours that are joined to others by nothing that has a brake: all of them, as in CROSS JOIN, or by all
+    columns of the same names, as in NATURAL JOIN."""
+    found = []
+    before: list[str] = []
+    for part in (part for one in select["from"] for part in (one, *one["joins"])):
+        name = _name(part["relation"])
+        if name is None or _kind(part.get("join_operator", "")) in _ONE_SIDED or not _is_ours(part["relation"], tables):
+            continue
+        own = str(_quoted(part["relation"]))
+        if before and not any(name in pair for pair in fitted):
+            found.append(f"{NAME}({before[-1]}.{TIME} = {own}.{TIME})")
+        before.append(own)
+    return found
+
+
+def _kind(operator: Any) -> str:
+    return str(operator) if isinstance(operator, str) else str(next(iter(operator), ""))
+
+
+def _is_ours(relation: Node, tables: Container[str]) -> bool:
+    table = relation.get("Table")
+    parts = [] if table is None or table.get("args") else [part.get("Identifier") for part in table["name"]]
+    return len(parts) == 1 and parts[0] is not None and _folded(parts[0]) in tables
+
+
+def _fit_condition(holder: dict[str, Any], key: str, relations: set[str]) -> set[frozenset[str]]:
+    """Adds the call to the comparisons of two relations in a condition: one for each pair. Gives the pairs."""
     pairs: set[frozenset[str]] = set()
     calls = []
     for node in _conjuncts(holder[key]):
@@ -95,7 +128,7 @@ def _fit_condition(holder: dict[str, Any], key: str, relations: set[str]) -> boo
     if calls:
         # first: what stands behind a condition that no row of a batch fulfils is not called
         holder[key] = expression(" AND ".join([*calls, f"({text(holder[key])})"]))
-    return bool(calls)
+    return pairs
 
 
 def _conjuncts(node: Node) -> Iterator[Node]:

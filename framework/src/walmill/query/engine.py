@@ -249,7 +249,7 @@ class QueryEngine:
         bounds: Bounds,
     ) -> Plan:
         bound = bind(params)
-        sql, brake = rewrite(sql, self._aggregates)
+        sql, brake = rewrite(sql, self._aggregates, tables)
         if brake is None and (short := self._plan_short(tables, sql, params, bound, extra, bounds)) is not None:
             return short
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 
 from walmill.errors import InvalidRequest
 from walmill.query import brake, cachetables, functions, gapfill
@@ -14,12 +14,15 @@ _MAY_CALL = re.compile("|".join([*functions.NAMES, *gapfill.NAMES, *cachetables.
 """A text that holds none of these names calls none of the functions, and is not parsed here."""
 
 
-def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, Brake | None]:
+def rewrite(
+    sql: str, aggregates: Callable[[], Collection[str]], tables: Container[str] = ()
+) -> tuple[str, Brake | None]:
     """A statement that DataFusion can plan, and that can be stopped.
 
     Args:
         sql: One statement.
         aggregates: Gives the names of the functions that aggregate.
+        tables: The names of the tables of the database.
 
     Returns:
         The same text, unless it calls one of the functions, or joins; and what stops its joins.
@@ -31,7 +34,7 @@ def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, B
     if not may_call and not may_join:
         return sql, None
     try:
-        return _rewritten(sql, aggregates, bool(may_call), bool(may_join))
+        return _rewritten(sql, aggregates, tables, may_call=bool(may_call), may_join=bool(may_join))
     except RecursionError:
         if may_call:
             raise InvalidRequest(
@@ -41,7 +44,7 @@ def rewrite(sql: str, aggregates: Callable[[], Collection[str]]) -> tuple[str, B
 
 
 def _rewritten(
-    sql: str, aggregates: Callable[[], Collection[str]], may_call: bool, may_join: bool
+    sql: str, aggregates: Callable[[], Collection[str]], tables: Container[str], *, may_call: bool, may_join: bool
 ) -> tuple[str, Brake | None]:
     tree = parse(sql)
     if tree is None:
@@ -50,7 +53,7 @@ def _rewritten(
         tree = [cachetables.resolve(one) for one in tree]
         filled = [gapfill.fill(one, aggregates) for one in tree]
         tree = [functions.expand(one) for one in filled]
-    fitted = may_join and any([brake.fit(one) for one in tree if _runs(one)])  # noqa: C419 - each is fitted
+    fitted = may_join and any([brake.fit(one, tables) for one in tree if _runs(one)])  # noqa: C419 - each is fitted
     if not may_call and not fitted:
         return sql, None
     return write(tree), brake.Brake() if fitted else None
