@@ -15,6 +15,7 @@ from walmill.errors import DataCorruption, InvalidRequest, WalmillError
 from walmill.model.schema import TableSchema
 from walmill.query import groups
 from walmill.query.engine import QueryEngine
+from walmill.query.footers import Columns, Footers
 
 CPU = TableSchema("cpu", ("host", "Room 1"), {"load": "float64", "n": "int64", "s": "string"})
 SECOND = 10**9
@@ -171,6 +172,9 @@ def test_much_is_left_to_datafusion(engines, store, monkeypatch):
     monkeypatch.setattr(groups, "MOST_VALUES", 20)
     assert not planned(engines[0], source, "SELECT * FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     assert planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    monkeypatch.setattr(groups, "MOST_BYTES", 1)
+    assert not planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    monkeypatch.setattr(groups, "MOST_BYTES", 10_000)
     monkeypatch.setattr(groups, "MOST_FILES", 0)
     assert not planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
 
@@ -208,6 +212,21 @@ def test_parameters_and_their_faults(engines, store):
         engines[0].query({"cpu": source}, sql, {"host": "a", "other": 1})
     with pytest.raises(InvalidRequest, match="host"):
         engines[0].query({"cpu": source}, sql)
+
+
+def test_columns_are_kept_within_a_bound(store_type, tmp_path):
+    made = store_type(tmp_path, CPU)
+    made.write(batch([("a", "1", at, float(at)) for at in range(20)]))
+    made.snapshot()
+    (file,) = made.files
+    footer, columns = Footers().of(file, Path(file.path), CPU), Columns(limit=300)
+    for group in (0, 1, 0, 2, 3):
+        found = columns.of(file, Path(file.path), footer, group, ["host", "n", "s", "time"])
+        assert found["n"].to_pylist() == list(range(3 * group, 3 * group + 3))
+        assert found["s"].cast(pa.string()).to_pylist() == [str(float(one)) for one in range(3 * group, 3 * group + 3)]
+        assert 0 < columns.bytes <= 300
+        assert columns.bytes == sum(one.nbytes for one in columns._known.values())
+    assert Columns(limit=1).of(file, Path(file.path), footer, 0, ["n"])["n"].to_pylist() == [0, 1, 2]
 
 
 def test_a_damaged_file_is_named(engines, store):

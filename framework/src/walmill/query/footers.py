@@ -33,6 +33,8 @@ class Footer:
         rows: Number of rows of each.
         lows: The earliest time of each, ns.
         highs: The latest.
+        sizes: For each column its bytes in each, uncompressed.
+        texts: The columns that hold text.
         tags: For each tag the least and the greatest value in each; None where that is not known.
     """
 
@@ -41,6 +43,8 @@ class Footer:
     rows: Ints
     lows: Ints
     highs: Ints
+    sizes: Mapping[str, Ints]
+    texts: tuple[str, ...]
     tags: Mapping[str, Sequence[tuple[str, str] | None]]
 
     def matching(self, asked: Asked) -> list[int]:
@@ -116,6 +120,11 @@ def _read_footer(path: Path, schema: TableSchema) -> Footer:
         np.array([group.num_rows for group in groups], np.int64),
         np.array([low for low, _ in times], np.int64),
         np.array([high for _, high in times], np.int64),
+        {
+            name: np.array([group.column(place).total_uncompressed_size for group in groups], np.int64)
+            for name, place in places.items()
+        },
+        tuple(name for name, place in places.items() if metadata.schema.column(place).physical_type == "BYTE_ARRAY"),
         {tag: spans(tag, raw=False) for tag in schema.tags if tag in places},
     )
 
@@ -134,7 +143,7 @@ class Columns:
         self.bytes = 0
 
     def of(self, file: DataFile, path: Path, footer: Footer, group: int, names: Sequence[str]) -> dict[str, pa.Array]:
-        """Columns of a row group; tags as dictionaries.
+        """Columns of a row group; text as dictionaries.
 
         Args:
             file: The file, which is never another one under its name.
@@ -155,7 +164,9 @@ class Columns:
                     found[name] = self._known[file.path, file.checksum, group, name] = array
         missing = [name for name in names if name not in found]
         if missing:
-            with pq.ParquetFile(path, metadata=footer.metadata) as source:
+            # text stays a dictionary: one that repeats a long value would be as long as all of its rows otherwise
+            texts = [name for name in missing if name in footer.texts]
+            with pq.ParquetFile(path, metadata=footer.metadata, read_dictionary=texts) as source:
                 read = source.read_row_group(group, columns=missing, use_threads=False)
             made = {name: _whole(read.column(name)) for name in missing}
             found |= made

@@ -35,6 +35,8 @@ MOST_ROWS = 300_000
 """So many rows are read here: two row groups as they are usually written."""
 MOST_VALUES = 2_500_000
 """Rows times columns: beyond that DataFusion, which reads single pages, is the quicker one."""
+MOST_BYTES = 32 * 2**20
+"""Bytes of these columns, uncompressed: long texts are left to DataFusion."""
 
 
 def read_rows(
@@ -175,7 +177,11 @@ def few_rows(
         found = [(file, cache.footers.of(file, paths[file], source.schema)) for file in files]
         chosen = [(file, footer, footer.matching(asked)) for file, footer in found]
         rows = sum(int(footer.rows[groups].sum()) for _, footer, groups in chosen)
-        if rows > MOST_ROWS or rows * len(asked.columns) > MOST_VALUES:
+        names = {*asked.columns, *asked.tags}
+        size = sum(
+            int(footer.sizes[name][groups].sum()) for _, footer, groups in chosen for name in names & footer.names
+        )
+        if rows > MOST_ROWS or rows * len(asked.columns) > MOST_VALUES or size > MOST_BYTES:
             return None
         batches: list[pa.RecordBatch] = []
         for file, footer, groups in chosen:
