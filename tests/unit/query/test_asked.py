@@ -88,9 +88,29 @@ def test_the_columns_that_it_names(sql: str, columns: tuple[str, ...]) -> None:
             NOW - 240 * SECOND,
         ),
         ("time >= '1970-01-03'::timestamp - INTERVAL '1 day'", DAY, INT64_MAX),
+        ("time >= to_timestamp_nanos(-7) AND to_timestamp_nanos(9) > time", -7, 9),
+        # what says nothing of the time is not vague
+        ("usage > 1 AND host <> 'a'", INT64_MIN, INT64_MAX),
+        ("usage > '1970-01-02'", INT64_MIN, INT64_MAX),
+        ("mem.\"Time\" > '1970-01-02'", INT64_MIN, INT64_MAX),
+    ],
+)
+def test_the_times_that_it_needs(where: str, low: int, high: int) -> None:
+    found = asked(f"SELECT * FROM cpu WHERE {where}")
+    assert found is not None
+    assert (found.low, found.high, found.vague) == (low, high, False)
+
+
+@pytest.mark.parametrize(
+    ("where", "low", "high"),
+    [
         # what is not understood bounds nothing
         ("time >= 5", INT64_MIN, INT64_MAX),
         ("time >= '1970-01-02T00:00:00Z' OR usage > 1", INT64_MIN, INT64_MAX),
+        ("time >= '1970-01-02' AND date_part('hour', time) = 5", DAY, INT64_MAX),
+        ("time BETWEEN '1970-01-02' AND usage", INT64_MIN, INT64_MAX),
+        ("time >= to_timestamp_nanos(5.5)", INT64_MIN, INT64_MAX),
+        ("time >= to_timestamp_nanos('5')", INT64_MIN, INT64_MAX),
         ("NOT time >= '1970-01-02T00:00:00Z'", INT64_MIN, INT64_MAX),
         ("time NOT BETWEEN '1970-01-02' AND '1970-01-03'", INT64_MIN, INT64_MAX),
         ("time <> '1970-01-02'", INT64_MIN, INT64_MAX),
@@ -101,14 +121,12 @@ def test_the_columns_that_it_names(sql: str, columns: tuple[str, ...]) -> None:
         ("time > CAST('1970-01-02' AS timestamp(3))", INT64_MIN, INT64_MAX),
         ("time > to_timestamp('1970-01-02')", INT64_MIN, INT64_MAX),
         ("mem.time > '1970-01-02'", INT64_MIN, INT64_MAX),
-        ("\"Time\" > '1970-01-02'", INT64_MIN, INT64_MAX),
-        ("usage > '1970-01-02'", INT64_MIN, INT64_MAX),
     ],
 )
-def test_the_times_that_it_needs(where: str, low: int, high: int) -> None:
+def test_times_that_are_not_understood(where: str, low: int, high: int) -> None:
     found = asked(f"SELECT * FROM cpu WHERE {where}")
     assert found is not None
-    assert (found.low, found.high) == (low, high)
+    assert (found.low, found.high, found.vague) == (low, high, True)
 
 
 @pytest.mark.parametrize(

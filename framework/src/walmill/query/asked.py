@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from walmill.errors import WalmillError
 from walmill.model.schema import TIME, TableSchema
-from walmill.query.syntax import Node, function_of, literal_of, parse
+from walmill.query.syntax import Node, arguments_of, function_of, literal_of, parse
 from walmill.units import INT64_MAX, INT64_MIN, parse_time
 
 _ONE_TABLE = re.compile(r"\s*select\b(?!.*\b(?:select|join|with|explain)\b).*\bfrom\b", re.IGNORECASE | re.DOTALL)
@@ -42,12 +42,14 @@ class Asked:
         low: It needs no row with an earlier time, ns.
         high: It needs no row with a later time, ns.
         tags: It needs no row in which one of these tags has another value.
+        vague: Whether it says something of the time that was not understood: a planner can leave out more.
     """
 
     columns: tuple[str, ...]
     low: int = INT64_MIN
     high: int = INT64_MAX
     tags: Mapping[str, frozenset[str]] = {}
+    vague: bool = False
 
 
 @frozen
@@ -125,7 +127,10 @@ def asked_of(one: Simple, schema: TableSchema, params: Mapping[str, Any], now: i
     if one.select.get("selection") is None:
         return found
     for condition in _conjuncts(one.select["selection"]):
-        found = _narrowed(found, condition, one.names, schema, params, now)
+        narrower = _narrowed(found, condition, one.names, schema, params, now)
+        if narrower is found and any(_name(node) == TIME for node in _nodes(condition) if "quote_style" in node):
+            narrower = evolve(found, vague=True)
+        found = narrower
     return found
 
 
@@ -145,7 +150,7 @@ def _narrowed(
         if between["negated"] or _column(between["expr"], names) != TIME:
             return found
         low, high = _instant(between["low"], params, now), _instant(between["high"], params, now)
-        return _with_times(found, None if low is None else low[0], None if high is None else high[1])
+        return found if low is None or high is None else _with_times(found, low[0], high[1])
     compared = condition.get("BinaryOp")
     if compared is None or compared["op"] not in _FLIPPED:
         return found
@@ -259,6 +264,9 @@ def _instant(node: Node, params: Mapping[str, Any], now: int) -> tuple[int, int]
         return _read_time(text)
     if function_of(node) == "now":
         return now, now + _SLACK
+    if function_of(node) == "to_timestamp_nanos":
+        numbers = [_number(one) for one in arguments_of(node)]
+        return (numbers[0], numbers[0]) if len(numbers) == 1 and numbers[0] is not None else None
     moved = node.get("BinaryOp")
     if moved is not None and moved["op"] in ("Plus", "Minus"):
         start, span = _instant(moved["left"], params, now), _span(moved["right"])
@@ -266,6 +274,16 @@ def _instant(node: Node, params: Mapping[str, Any], now: int) -> tuple[int, int]
             shift = span if moved["op"] == "Plus" else -span
             return start[0] + shift, start[1] + shift
     return None
+
+
+def _number(node: Node) -> int | None:
+    """The whole number that a node is; None if it is something else."""
+    sign = 1
+    if isinstance(node, dict) and isinstance(node.get("UnaryOp"), dict) and node["UnaryOp"]["op"] == "Minus":
+        sign, node = -1, node["UnaryOp"]["expr"]
+    value = node["Value"]["value"] if isinstance(node, dict) and isinstance(node.get("Value"), dict) else None
+    text = str(value["Number"][0]) if isinstance(value, dict) and "Number" in value else ""
+    return sign * int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _read_time(text: str) -> tuple[int, int] | None:
