@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from walmill.engine import Engine
@@ -500,3 +500,50 @@ def test_folding_equals_looking_at_everything(rows: list[Any], cuts: list[int], 
     assert seen is not None
     combos = list(zip(*(seen.column(name).to_pylist() for name in keys), strict=True))
     assert sorted(combos, key=repr) == sorted({row[:2] if both else row[:1] for row in rows}, key=repr)
+
+
+KEYS = st.fixed_dictionaries({"host": st.sampled_from(["a", "b", "c"]), "n": st.integers(0, 2)})
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(KEYS, st.integers(0, 9)), min_size=1, max_size=8),
+    st.lists(KEYS, min_size=3, max_size=4),
+    st.sampled_from([1, 2]),
+)
+def test_a_key_is_found_by_an_index_as_by_a_look_at_all(
+    written: list[tuple[dict[str, Any], int]], asked: list[dict[str, Any]], count: int
+) -> None:
+    clock = ManualClock(START)
+    with Engine.open(EngineOptions(discover_plugins=False, clock=clock)) as engine:
+        name = last(engine_with(engine), columns=["host", "n"], count=count, ttl=HOUR)
+        for number, (key, at) in enumerate(written):
+            engine.write(f"cpu,host={key['host']} n={key['n']}i,v={number} {START + at}", database="d")
+            every = engine.last_values("cpu", database="d", cache=name)
+            for wanted in asked:  # the first question is answered without an index, those that follow by it
+                mask = [row["host"] == wanted["host"] and row["n"] == wanted["n"] for row in every.to_pylist()]
+                found = engine.last_values("cpu", database="d", cache=name, keys=wanted)
+                assert found.equals(every.filter(pa.array(mask, pa.bool_())))
+        clock.advance(2 * HOUR)
+        for wanted in asked:
+            assert engine.last_values("cpu", database="d", keys=wanted).num_rows == 0
+
+
+def engine_with(engine: Engine) -> Engine:
+    """An engine that has the table, with a row that is too old."""
+    engine.write("cpu,host=old n=7i,v=0 1", database="d")
+    return engine
+
+
+def test_keys_of_other_types_are_compared_as_before(engine: Engine) -> None:
+    engine.write("cpu,host=a n=1i,v=1 1\ncpu,host=b n=0i,v=2 2", database="d")
+    last(engine, columns=["n"], ttl=None)
+    for _ in range(3):
+        assert engine.last_values("cpu", database="d", keys={"n": 1}).column("host").to_pylist() == ["a"]
+        assert engine.last_values("cpu", database="d", keys={"n": 1.0}).column("host").to_pylist() == ["a"]
+        assert engine.last_values("cpu", database="d", keys={"n": 5}).num_rows == 0
+        assert engine.last_values("cpu", database="d", keys={"host": "b"}).column("host").to_pylist() == ["b"]
+        with pytest.raises(InvalidRequest, match="cannot be compared"):
+            engine.last_values("cpu", database="d", keys={"n": "x"})
+        with pytest.raises(InvalidRequest, match="has no column 'nope'"):
+            engine.last_values("cpu", database="d", keys={"nope": "x"})

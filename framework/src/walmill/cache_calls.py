@@ -17,7 +17,7 @@ from walmill.store.view import View
 from walmill.values import manage
 from walmill.values.keep import ValueCaches
 from walmill.values.manage import NewCache
-from walmill.values.tables import cache_tables, caches_of
+from walmill.values.tables import CacheTables, caches_of
 
 
 class Caches(Replays):
@@ -107,9 +107,13 @@ class Caches(Replays):
 
     def cached(self, view: View, database: str, asked: CachedValues) -> pa.Table:
         """What a cache of values has, as a run on a view sees it; see `last_values`."""
-        view.catalog.database(database)
         name = asked.table if asked.cache is None else f"{asked.table}{SEPARATOR}{asked.cache}"
-        found = cache_tables(view, database, self._values)[f"{asked.kind}_cache"][name].make()
+        tables = CacheTables(asked.kind, view.catalog.database(database), view, self._values)
+        if asked.kind == "last" and asked.keys:
+            one = self._values.of_key(tables.cache(name), view, asked.keys)
+            if one is not None:
+                return one
+        found = tables[name].make()
         _check(found, [*asked.keys, *asked.columns])
         for column, value in asked.keys.items():
             values = found.column(column)

@@ -27,6 +27,15 @@ def key_of(cache: ValueCache, schema: TableSchema) -> tuple[str, ...]:
     return cache.columns or schema.tags
 
 
+def places_of(held: pa.RecordBatch, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[int]]:
+    """In which rows of what a `last` cache holds each key is."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    columns = [held.column(held.schema.get_field_index(name)).to_pylist() for name in keys]
+    for place, key in enumerate(zip(*columns, strict=True)):
+        found.setdefault(key, []).append(place)
+    return found
+
+
 def held_schema(schema: TableSchema) -> pa.Schema:
     """The columns of what a `last` cache holds: all of the table, and when the row was written."""
     columns = arrow_schema(schema)

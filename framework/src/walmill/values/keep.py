@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 import pyarrow as pa
 from attrs import define, field
@@ -20,12 +20,13 @@ from walmill.model.schema import TIME, TableSchema
 from walmill.model.valuecache import ValueCache
 from walmill.observe.log import get_logger
 from walmill.store.view import View
-from walmill.values.content import fold_distinct, fold_last, shown_distinct, shown_last, within
+from walmill.values.content import fold_distinct, fold_last, key_of, places_of, shown_distinct, shown_last, within
 
 log = get_logger("walmill.values")
 
 TICK_SECONDS = 5.0
 """So often rows are taken in although nobody asks, so that it is known about when they were written."""
+_PYTHON: Mapping[str, type] = {"string": str, "int64": int, "uint64": int, "bool": bool}
 STEP_ROWS = 200_000
 """So many rows are taken in at a time."""
 
@@ -51,12 +52,31 @@ class Content:
         held: The rows; None if there are none.
         line: The line of snapshots of the table whose rows were taken in.
         rows: So many rows of that line were taken in.
+        asked: What it held when it was asked for a key; what is asked for again gets an index.
+        index: In which rows of that each key is.
     """
 
     held: pa.RecordBatch | None = None
     line: weakref.ref[Log] | None = None
     rows: int = 0
+    asked: pa.RecordBatch | None = None
+    index: Mapping[tuple[Any, ...], list[int]] | None = None
     lock: threading.RLock = field(factory=threading.RLock)
+
+    def of_key(self, held: pa.RecordBatch, names: tuple[str, ...], key: tuple[Any, ...]) -> pa.RecordBatch | None:
+        """The rows of a key, found in an index; None if there is none, which is made when what is held is asked again."""
+        with self.lock:
+            again = self.asked is held
+            if not again:
+                self.asked, self.index = held, None
+                return None
+            if self.index is None:
+                self.index = places_of(held, names)
+            places = self.index.get(key, [])
+        found: pa.RecordBatch = (
+            held.slice(places[0], 1) if len(places) == 1 else held.take(pa.array(places, pa.int64()))
+        )
+        return found
 
     def place(self, buffer: TableBuffer | None) -> int | None:
         """From which row of a snapshot rows are new; None if the snapshot is of another line, so all has to be read."""
@@ -162,6 +182,30 @@ class ValueCaches:
         else:
             shown = shown_distinct(held, cache, now, cut_off)
         return pa.Table.from_batches([shown])
+
+    def of_key(self, cache: ValueCache, view: View, keys: Mapping[str, Any]) -> pa.Table | None:
+        """What a query sees of one key of a `last` cache, if an index says where it is; else None.
+
+        Args:
+            cache: The definition.
+            view: The view that the query has.
+            keys: The values of its key, by column.
+        """
+        schema = view.catalog.tables[cache.table_id].schema
+        names = key_of(cache, schema)
+        kinds = [str if name in schema.tags else _PYTHON.get(schema.fields.get(name, "")) for name in names]
+        if set(keys) != set(names) or any(
+            type(keys[name]) is not kind for name, kind in zip(names, kinds, strict=True)
+        ):
+            return None
+        held, now = self._current(cache, view), self._host.now_ns()
+        with self._lock:
+            content = self._contents.get(cache.id)
+        rows = None if content is None else content.of_key(held, names, tuple(keys[name] for name in names))
+        if rows is None:
+            return None
+        period = view.catalog.period_of(cache.table_id)
+        return pa.Table.from_batches([shown_last(rows, cache, schema, now, None if period is None else now - period)])
 
     def _current(self, cache: ValueCache, view: View) -> pa.RecordBatch:
         """What a cache holds when all rows of a view are taken in."""
