@@ -151,6 +151,8 @@ def test_a_command_and_its_columns_agree(server: Any, connection: dbapi.Connecti
             ("CommandGetTables", {"include_schema": True, "table_types": ["BASE TABLE"]}),
             ("CommandGetTableTypes", {}),
             ("CommandGetSqlInfo", {}),
+            ("CommandGetXdbcTypeInfo", {}),
+            ("CommandGetXdbcTypeInfo", {"data_type": 1}),
             ("CommandGetPrimaryKeys", {"table": "cpu"}),
             ("CommandGetImportedKeys", {"table": "cpu"}),
             ("CommandGetCrossReference", {}),
@@ -158,6 +160,29 @@ def test_a_command_and_its_columns_agree(server: Any, connection: dbapi.Connecti
         ):
             info = client.get_flight_info(flight.FlightDescriptor.for_command(wrap(make(name, **fields))), options)
             assert client.do_get(info.endpoints[0].ticket, options).read_all().schema == info.schema, name
+
+
+def test_the_types_of_columns_as_drivers_of_jdbc_ask_for_them(server: Any, connection: dbapi.Connection) -> None:
+    from walmill.flight.messages import make, wrap
+
+    del connection
+    options = flight.FlightCallOptions(
+        headers=[(b"authorization", f"Bearer {server.token}".encode()), (b"database", DATABASE.encode())]
+    )
+    with flight.connect(f"grpc://127.0.0.1:{server.port}") as client:
+
+        def told(**fields: int) -> list[tuple[str, int]]:
+            command = wrap(make("CommandGetXdbcTypeInfo", **fields))
+            info = client.get_flight_info(flight.FlightDescriptor.for_command(command), options)
+            found = client.do_get(info.endpoints[0].ticket, options).read_all()
+            found.validate(full=True)
+            return [(row["type_name"], row["data_type"]) for row in found.to_pylist()]
+
+        every = told()
+        assert every == sorted(every, key=lambda one: one[1])
+        assert [name for name, _ in every] == ["BOOLEAN", "BIGINT", "BIGINT UNSIGNED", "DOUBLE", "VARCHAR", "TIMESTAMP"]
+        assert told(data_type=-5) == [("BIGINT", -5), ("BIGINT UNSIGNED", -5)]
+        assert told(data_type=0) == []
 
 
 def test_a_user_with_the_token_as_password(server: Any, connection: dbapi.Connection) -> None:

@@ -29,6 +29,27 @@ TABLES = _schema(
 )
 TABLES_WITH_SCHEMA = TABLES.append(pa.field("table_schema", pa.binary(), nullable=False))
 TYPES = _schema(("table_type", _TEXT, False))
+TYPE_INFO = _schema(
+    ("type_name", _TEXT, False),
+    ("data_type", _INT, False),
+    ("column_size", _INT, True),
+    ("literal_prefix", _TEXT, True),
+    ("literal_suffix", _TEXT, True),
+    ("create_params", pa.list_(pa.field("item", _TEXT, nullable=False)), True),
+    ("nullable", _INT, False),
+    ("case_sensitive", pa.bool_(), False),
+    ("searchable", _INT, False),
+    ("unsigned_attribute", pa.bool_(), True),
+    ("fixed_prec_scale", pa.bool_(), False),
+    ("auto_increment", pa.bool_(), True),
+    ("local_type_name", _TEXT, True),
+    ("minimum_scale", _INT, True),
+    ("maximum_scale", _INT, True),
+    ("sql_data_type", _INT, False),
+    ("datetime_subcode", _INT, True),
+    ("num_prec_radix", _INT, True),
+    ("interval_precision", _INT, True),
+)
 PRIMARY_KEYS = _schema(
     ("catalog_name", _TEXT, True),
     ("db_schema_name", _TEXT, True),
@@ -126,6 +147,51 @@ def tables(
 def table_types() -> pa.Table:
     """The types that tables have."""
     return pa.table([pa.array(TABLE_TYPES, _TEXT)], schema=TYPES)
+
+
+def type_info(wanted: int | None) -> pa.Table:
+    """The types that columns of tables have, as XDBC (ODBC's and JDBC's numbers) describes types.
+
+    Args:
+        wanted: Only types of this number; None for all.
+    """
+    always = {"nullable": 1, "searchable": 3, "case_sensitive": False, "fixed_prec_scale": False}  # 3: in any condition
+    number = {**always, "auto_increment": False, "num_prec_radix": 2, "unsigned_attribute": False, "minimum_scale": 0}
+    quoted = {**always, "literal_prefix": "'", "literal_suffix": "'"}
+    found = [
+        {**always, "type_name": "BOOLEAN", "data_type": -7, "sql_data_type": -7, "column_size": 1},
+        {**number, "type_name": "BIGINT", "data_type": -5, "sql_data_type": -5, "column_size": 63, "maximum_scale": 0},
+        {
+            **number,
+            "type_name": "BIGINT UNSIGNED",
+            "data_type": -5,
+            "sql_data_type": -5,
+            "column_size": 64,
+            "maximum_scale": 0,
+            "unsigned_attribute": True,
+        },
+        {**number, "type_name": "DOUBLE", "data_type": 8, "sql_data_type": 8, "column_size": 53},
+        {
+            **quoted,
+            "type_name": "VARCHAR",
+            "data_type": 12,
+            "sql_data_type": 12,
+            "column_size": 2**31 - 1,
+            "case_sensitive": True,
+        },
+        {
+            **quoted,
+            "type_name": "TIMESTAMP",
+            "data_type": 93,
+            "sql_data_type": 9,  # DATETIME, of which 3 is the kind with date and time
+            "datetime_subcode": 3,
+            "column_size": len("2026-01-31T09:30:00.123456789"),
+            "maximum_scale": 9,
+            "minimum_scale": 0,
+        },
+    ]
+    chosen = [{**one, "local_type_name": one["type_name"]} for one in found if wanted in (None, one["data_type"])]
+    return pa.Table.from_pylist(chosen, schema=TYPE_INFO)
 
 
 def sql_info(wanted: Sequence[int]) -> pa.Table:

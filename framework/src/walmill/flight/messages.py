@@ -14,10 +14,11 @@ PACKAGE = "arrow.flight.protocol.sql"
 PREFIX = "type.googleapis.com/"
 _Field = descriptor_pb2.FieldDescriptorProto
 _TEXT, _BYTES, _BOOL, _UINT32 = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_BOOL, _Field.TYPE_UINT32
+_INT32 = _Field.TYPE_INT32
 _HANDLE = [(1, "prepared_statement_handle", _BYTES)]
 _KEYS = [(1, "catalog", _TEXT), (2, "db_schema", _TEXT), (3, "table", _TEXT)]
 _MANY = {"table_types", "info"}
-_OPTIONAL = {"catalog", "db_schema_filter_pattern", "table_name_filter_pattern"}
+_OPTIONAL = {"data_type", "catalog", "db_schema_filter_pattern", "table_name_filter_pattern"}
 
 _MESSAGES: dict[str, list[tuple[int, str, Any]]] = {
     "CommandStatementQuery": [(1, "query", _TEXT), (2, "transaction_id", _BYTES)],
@@ -40,6 +41,7 @@ _MESSAGES: dict[str, list[tuple[int, str, Any]]] = {
     ],
     "CommandGetTableTypes": [],
     "CommandGetSqlInfo": [(1, "info", _UINT32)],
+    "CommandGetXdbcTypeInfo": [(1, "data_type", _INT32)],
     "CommandGetPrimaryKeys": _KEYS,
     "CommandGetExportedKeys": _KEYS,
     "CommandGetImportedKeys": _KEYS,

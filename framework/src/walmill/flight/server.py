@@ -209,6 +209,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                 return catalog.table_types()
             case "CommandGetSqlInfo":
                 return catalog.sql_info(list(message.info))
+            case "CommandGetXdbcTypeInfo":
+                return catalog.type_info(message.data_type if message.HasField("data_type") else None)
             case "CommandGetPrimaryKeys":
                 return catalog.PRIMARY_KEYS.empty_table()
             case "CommandGetExportedKeys" | "CommandGetImportedKeys" | "CommandGetCrossReference":
