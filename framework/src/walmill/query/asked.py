@@ -22,7 +22,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+
 _SPAN = re.compile(r"\s*(\d{1,9})\s*(second|minute|hour|day|week)s?\s*", re.IGNORECASE)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
 _NS = 1_000_000_000
-_SLACK = 60 * _NS
+SLACK = 60 * _NS
 """`now()` of the plan is later than ours, by less than this."""
 _FLIPPED = {"Gt": "Lt", "GtEq": "LtEq", "Lt": "Gt", "LtEq": "GtEq", "Eq": "Eq"}
 _PLAIN_QUERY = ("with", "pipe_operators", "for_clause", "settings", "format_clause")
@@ -263,7 +263,7 @@ def _instant(node: Node, params: Mapping[str, Any], now: int) -> tuple[int, int]
     if text is not None:
         return _read_time(text)
     if function_of(node) == "now":
-        return now, now + _SLACK
+        return now, now + SLACK
     if function_of(node) == "to_timestamp_nanos":
         numbers = [_number(one) for one in arguments_of(node)]
         return (numbers[0], numbers[0]) if len(numbers) == 1 and numbers[0] is not None else None
