@@ -238,3 +238,12 @@ def test_a_damaged_file_is_named(engines, store):
     path.unlink()
     with pytest.raises(DataCorruption, match="is missing"):
         engines[0].query({"cpu": TableSource(store.buffer, store.files, store.locate)}, "SELECT * FROM cpu")
+
+
+def test_another_now_is_planned_over_the_files(engines, store, monkeypatch):
+    source = store.source()
+    sql = "SELECT * FROM cpu WHERE time < now()"
+    assert planned(engines[0], source, sql)[0]
+    monkeypatch.setattr("walmill.query.engine.SLACK", 0)  # as if its files had taken long to come
+    assert not planned(engines[0], source, sql)[0]
+    assert planned(engines[0], source, "SELECT * FROM cpu")[0]
