@@ -319,6 +319,18 @@ def test_a_move_that_comes_late_takes_back_nothing_that_a_commit_finished(bench:
         assert view.cursors[trigger.id] == Cursor(5)
 
 
+def test_a_run_that_a_change_of_its_trigger_overtook_moves_nothing(bench: Bench, trigger: Trigger) -> None:
+    """It may end after a run of the changed trigger, and before that one's cursor is written; nobody would write it any more."""
+    bench.committer.move(trigger.id, Cursor(7), trigger.generation)
+    bench.committer.move(trigger.id, Cursor(2), trigger.generation - 1)
+    bench.write("cpu v=1 1")
+    assert bench.committer.view.cursors[trigger.id] == Cursor(7)
+    bench.committer.move(trigger.id, Cursor(2), trigger.generation - 1)
+    bench.committer.move(trigger.id, Cursor(8), trigger.generation)
+    bench.write("cpu v=1 2")
+    assert bench.committer.view.cursors[trigger.id] == Cursor(8)
+
+
 def test_cursors_are_written_when_it_stops(trigger: Trigger, bench: Bench) -> None:
     bench.committer.move(trigger.id, Cursor(7))
     assert bench.committer.stop(10)

@@ -162,7 +162,7 @@ class Committer:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._held: deque[_Item] = deque()
         self._lazy: list[_Item] = []
-        self._moves: dict[int, tuple[Cursor, int | None]] = {}
+        self._moves: dict[int, _Move] = {}
         self._flush_asked = False
         self._moves_lock = threading.Lock()
         self._decided = view
@@ -203,10 +203,11 @@ class Committer:
         Args:
             trigger: Its trigger.
             cursor: Where it is.
-            generation: Of the trigger that was run; when the trigger has another one by then, this does not count.
+            generation: Of the trigger that was run; when the trigger has another one by then, this does not count, nor does it
+                if a run of a newer one has moved the cursor already.
         """
         with self._moves_lock:
-            self._moves[trigger] = (cursor, generation)
+            self._moves[trigger] = _newer(self._moves.get(trigger), (cursor, generation))
         self._ask_flush()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -488,9 +489,11 @@ class Committer:
         if delay is not None:
             raise Unavailable(f"{delay}; nothing of this write was kept, send it again later", retry_after=5)
 
-    def _keep_moves(self, moves: Mapping[int, tuple[Cursor, int | None]]) -> None:
+    def _keep_moves(self, moves: Mapping[int, _Move]) -> None:
         with self._moves_lock:
-            self._moves = {**moves, **self._moves}
+            for trigger, move in moves.items():
+                since = self._moves.get(trigger)
+                self._moves[trigger] = move if since is None else _newer(move, since)
             if not self._moves:
                 return
         if not self._stopping:
@@ -525,3 +528,14 @@ class Committer:
 def _is_client(submission: Submission) -> bool:
     """Whether a client waits for it: it can be told to send it again."""
     return isinstance(submission, LineWrite) or (isinstance(submission, RowsWrite) and submission.source == "client")
+
+
+_Move = tuple[Cursor, int | None]
+"""Where a cursor is without a commit, and of which generation of its trigger the run was."""
+
+
+def _newer(before: _Move | None, move: _Move) -> _Move:
+    """Of two moves the later one, unless its run was of a generation that the other one had followed: such a run may end late."""
+    if before is None or before[1] is None or move[1] is None or move[1] >= before[1]:
+        return move
+    return before
