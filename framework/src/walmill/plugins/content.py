@@ -116,8 +116,9 @@ def read_tree(root: Path, sleep: Callable[[float], None] = time.sleep) -> Tree:
             if sum(size for _, _, size, _ in before) > MOST_BYTES:
                 raise InvalidRequest(f"{root} has more than {MOST_BYTES // 2**20} MiB; data belong somewhere else")
             youngest = max((changed for _, changed, _, _ in before), default=0)
-            if 0 <= time.time_ns() - youngest < QUIET_SECONDS * 1e9:
-                sleep(QUIET_SECONDS)
+            age = (time.time_ns() - youngest) / 1e9
+            if 0 <= age < QUIET_SECONDS:
+                sleep(QUIET_SECONDS - age)
                 continue
             files = {name: _read(path) for name, path in paths}
             if before == signature_of(paths) and [name for name, _ in paths] == [n for n, _ in paths_of(root)]:

@@ -25,8 +25,9 @@ from walmill.plugins.upload import sweep
 from walmill_worker import PROTOCOL
 from walmill_worker.describe import Described
 
-STEP_MS = 20
-"""So long nothing more has to happen in the directory before it is looked at, but never longer than `DEBOUNCE_MS`."""
+STEP_MS = 5
+"""So long nothing more has to happen in the directory before it is looked at, but never longer than `DEBOUNCE_MS`. That files are
+left alone for a while is seen to when they are read."""
 DEBOUNCE_MS = 60
 GONE_SECONDS = 0.15
 """What is not there for so long is gone; editors take files away for a moment."""
