@@ -144,6 +144,8 @@ def test_a_project_with_several_plugins(opened: Callable[..., Engine], folder: P
     settings.write_text("[project")  # being written, or broken: what there was stays
     wait(lambda: (plugin := found(engine, "tools.one")) and plugin.problem is not None)
     assert ask(engine) == [3]
+    engine = opened()  # a start that finds it so has the versions before it
+    assert ask(engine) == [3]
     settings.write_text(TOOLS.format(entries=both("tools") + '\nmore = "tools.near"'))
     wait(lambda: found(engine, "tools.more") is not None)
     assert (plugin := found(engine, "tools.one")) is not None

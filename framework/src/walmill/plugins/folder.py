@@ -126,7 +126,6 @@ class PluginFolder:
         self._inspect = inspect
         self._changed = changed
         self._seen: dict[str, _Seen] = {}
-        self._several: dict[Path, list[str]] = {}  # entry points of projects with more than one
         self._scanning = threading.Lock()
         self.writing = threading.Lock()
         self._stop = threading.Event()
@@ -273,9 +272,9 @@ class PluginFolder:
         try:
             entries = sorted(entries_of(path / "pyproject.toml"))
         except InvalidRequest:
-            return self._several.get(path, [])
-        self._several[path] = entries if len(entries) > 1 else []
-        return self._several[path]
+            begins = f"{path.name}."
+            return [name.removeprefix(begins) for name in self._seen if name.startswith(begins)]
+        return entries if len(entries) > 1 else []
 
     def _version(self, name: str, candidate: _Candidate, seen: _Seen, tree: Tree) -> _Version | None:
         """What was read, on the shelf; None if there is nothing to be done about it."""

@@ -292,7 +292,7 @@ class QueryEngine:
         cache = self._tables()
         began = time.time_ns()
         wanted = asked_of(one, source.schema, params or {}, began)
-        few = few_rows(cache, source, wanted, OpenFiles(), bounds, bounds.check_time)
+        few = few_rows(cache, source, wanted, OpenFiles(), bounds)
         if few is None:
             return None
         try:

@@ -6,7 +6,7 @@ that can need few rows only gets them as rows in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def _places(arrays: Mapping[str, pa.Array], asked: Asked) -> Ints:
     )
     chosen = times[found]
     inside: Ints = found[(chosen >= asked.low) & (chosen <= asked.high)]
-    return inside if len(inside) < len(found) else found
+    return inside
 
 
 def _has(column: pa.Array, values: frozenset[str]) -> npt.NDArray[np.bool_]:
@@ -138,14 +138,7 @@ class Few:
         return cache.with_rows(rows, source, self.asked.columns) if self.buffer else rows
 
 
-def few_rows(
-    cache: TableCache,
-    source: TableSource,
-    asked: Asked,
-    opened: OpenFiles,
-    bounds: Bounds,
-    check: Callable[[], None],
-) -> Few | None:
+def few_rows(cache: TableCache, source: TableSource, asked: Asked, opened: OpenFiles, bounds: Bounds) -> Few | None:
     """The rows of files that are asked for, if they are few and none of them comes twice; else None.
 
     Args:
@@ -153,8 +146,7 @@ def few_rows(
         source: The table.
         asked: What is asked.
         opened: Takes in the files.
-        bounds: How many files may be read.
-        check: Called before each file is read; raises if there is no time left.
+        bounds: How many files may be read, and until when.
 
     Raises:
         QueryTooLarge: If too many files are needed.
@@ -174,7 +166,7 @@ def few_rows(
     bounds.check_files(len(files))
     span = cache.span(source.buffer)
     buffer = span is not None and span[0] <= asked.high and span[1] >= asked.low
-    paths = opened.locate(source, files, check)
+    paths = opened.locate(source, files, bounds.check_time)
     try:
         found = [(file, cache.footers.of(file, paths[file], source.schema)) for file in files]
         chosen = [(file, footer, footer.matching(asked)) for file, footer in found]
@@ -188,7 +180,7 @@ def few_rows(
         batches: list[pa.RecordBatch] = []
         for file, footer, groups in chosen:
             for group in groups:
-                check()
+                bounds.check_time()
                 batch = read_rows(cache.columns, file, paths[file], footer, group, asked, source.schema)
                 batches += [] if batch is None else [batch]
     except (OSError, pa.ArrowException):
