@@ -96,6 +96,14 @@ def test_memory_is_limited_with_an_error_that_python_can_say(tmp_path: Path, pla
         goes_on(engine)
 
 
+def test_memory_files_count_though_nobody_has_them_mapped(tmp_path: Path, place: Path) -> None:
+    with opened(tmp_path, memory=200 * MIB) as engine:
+        found = run(engine, "fill_files")
+        assert found["status"] == "failed"
+        assert found["error"].startswith("LimitExceeded: memory limit of 200M")
+        goes_on(engine)
+
+
 def test_memory_of_children_counts(tmp_path: Path, place: Path) -> None:
     with opened(tmp_path, memory=200 * MIB) as engine:
         found = run(engine, "allocate_in_children")
@@ -208,7 +216,17 @@ def test_processor_time_is_limited(tmp_path: Path, place: Path) -> None:
         assert found["error"] == "LimitExceeded: the run used more than its limit of 0.3 s of processor time"
 
 
-def test_a_share_of_a_processor_is_kept(tmp_path: Path, place: Path) -> None:
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_share_of_a_processor_is_kept(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, grouped: bool
+) -> None:
+    from walmill.isolation import cgroup
+
+    there = cgroup.found()
+    if grouped and there is None:
+        pytest.skip("no control groups can be made here")
+    if not grouped:
+        monkeypatch.setattr(cgroup, "found", lambda: None)
     with opened(tmp_path, cpu=0.25, seconds=30.0) as engine:
         make(engine, "burn", arguments={"amount": 2})
         write(engine)
@@ -216,11 +234,19 @@ def test_a_share_of_a_processor_is_kept(tmp_path: Path, place: Path) -> None:
         pid = wait(lambda: [one["pid"] for one in engine.worker_processes()["workers"] if one["running"]])[0]
         from walmill.isolation.warden import cpu_of
 
+        if grouped:
+            group = wait(lambda: engine.worker_processes()["workers"][0]["group"])
+            assert str(pid) in Path(group, "cgroup.procs").read_text().split()
+            wait(lambda: not engine.worker_processes()["workers"][0]["stopped"])
         before, began = cpu_of(pid), time.monotonic()
         time.sleep(1.0)  # a share is a share of some time
         used = (cpu_of(pid) - before) / (time.monotonic() - began)
-        assert used < 0.45
+        assert 0.1 < used < 0.45
+        assert (engine.worker_processes()["workers"][0]["group"] is not None) is grouped
         wait(lambda: runs(engine, "t"))
+    if grouped:
+        assert there is not None
+        assert not list(there.path.glob(f"{cgroup.PREFIX}{os.getpid()}-*"))
 
 
 def test_idle_workers_end_and_come_back(tmp_path: Path, place: Path) -> None:

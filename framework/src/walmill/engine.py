@@ -567,7 +567,7 @@ class Engine(Queries):
 
     def worker_processes(self) -> dict[str, Any]:
         """The processes in which hooks run: `zygote` (a pid, or None), `count`, and `workers` (pid, trigger, whether a run
-        is there)."""
+        is there, whether it is stopped for its share of a processor, and its control group, if it needed one)."""
         return {"zygote": None, "count": 0, "workers": []} if self._processes is None else self._processes.processes()
 
     @property

@@ -223,6 +223,13 @@ class Trouble:
         while True:
             self.kept.append(bytearray(8 << 20))
 
+    def do_fill_files(self, event: Any, ctx: Any) -> None:
+        """Fills a memory file without ever having it mapped."""
+        self.kept.append(descriptor := os.memfd_create("large"))
+        for _ in range(100):
+            os.write(descriptor, bytes(8 << 20))
+            time.sleep(0.01)
+
     def do_allocate_in_children(self, event: Any, ctx: Any) -> None:
         code = "import time; a = [bytearray(1 << 20) for _ in range(150)]; time.sleep(1000)"
         children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]

@@ -22,6 +22,7 @@ from attrs import field, frozen
 from walmill.context.local import Limits
 from walmill.errors import PluginFailure, Unavailable, WalmillError
 from walmill.isolation.base import Code, Seat
+from walmill.isolation.cgroup import Groups
 from walmill.isolation.seat import Process
 from walmill.isolation.warden import Warden, Watched, memory_of
 from walmill.isolation.zygote import Ended, Zygote, interpreter
@@ -301,6 +302,7 @@ class ProcessExecutor:
         self._wal = wal
         self._options = options
         self._warden = Warden()
+        self._groups = Groups()
         self._workers: set[ProcessWorker] = set()
         self._zygotes: dict[str | None, Zygote] = {}
         self._numbers = itertools.count(1)
@@ -322,6 +324,7 @@ class ProcessExecutor:
                     "trigger": worker.trigger.name,
                     "running": process in worker.busy,
                     "stopped": process.watched.stopped,
+                    "group": process.watched.group,
                 }
                 for worker in list(self._workers)
                 for process in worker.processes
@@ -488,7 +491,7 @@ class ProcessExecutor:
         finally:
             theirs.close()
             os.close(output)
-        watched = Watched(forked.pid, forked.pidfd, limits, base=memory_of(forked.pid))
+        watched = Watched(forked.pid, forked.pidfd, limits, base=memory_of(forked.pid), groups=self._groups)
         self._warden.add(watched)
 
         def over(process: Process) -> None:
@@ -573,6 +576,7 @@ class ProcessExecutor:
             zygote.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._warden.stop)
+        await loop.run_in_executor(None, self._groups.close)
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The warden: a thread that holds worker processes to their limits from outside, whatever the plugin in them does.
 
-Wall time, memory and processor time end a run: the process is killed. The share of a processor is held by stopping and
-continuing it. Everything is measured from here; nothing that happens in a worker can put it off.
+Wall time, memory and processor time end a run: the process is killed. The share of a processor is held by a control group
+where the system has them for us, otherwise by stopping and continuing the process. Everything is measured from
+here; nothing that happens in a worker can put it off.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 
 from attrs import define, field
 
 from walmill.context.local import Limits
+from walmill.isolation.cgroup import Group, Groups
 from walmill.units import format_size
 from walmill_worker.processes import children, descendants
 
@@ -27,6 +30,8 @@ IDLE_SECONDS = 1.0
 """A worker without a run is looked at so often: a thread that a plugin left behind may go on in it."""
 QUIET_TICKS = 100
 """After so many looks without a run the thread sleeps until the next one."""
+FILES_LOOKS = 10
+"""Open files are looked through with every so many looks: it takes as long as all the rest of one."""
 BURST_SECONDS = 0.05
 """A process may use its share of so much time at once."""
 
@@ -40,6 +45,7 @@ class Watched:
         pidfd: Its descriptor.
         limits: What a run in it may use.
         base: Bytes of memory that it had before it loaded the plugin.
+        groups: Makes its control group, when it uses more than its share.
         began: `time.monotonic()` when the run began; None between runs.
         cpu_before: Processor seconds that it had used then.
         peak: Most memory seen in this run, bytes; 0 if nobody looked.
@@ -51,6 +57,7 @@ class Watched:
     pidfd: int
     limits: Limits
     base: int = 0
+    groups: Groups | None = None
     began: float | None = None
     cpu_before: float = 0.0
     peak: int = 0
@@ -61,6 +68,10 @@ class Watched:
     _looked: float = 0.0
     _used: float = 0.0
     _stopped: list[int] = field(factory=list)
+    _group: Group | None = None
+    _asked: bool = False
+    _looks: int = 0
+    _files: int = 0
 
     def kill(self, why: str | None = None) -> None:
         """Ends it; what it has started is ended by the zygote, whose children they become."""
@@ -78,6 +89,8 @@ class Watched:
             if self.pidfd >= 0:
                 os.close(self.pidfd)
                 self.pidfd = -1
+        if self._group is not None and self.groups is not None:
+            self.groups.leave(self._group)
 
     def cpu(self) -> float:
         """Seconds of processor time that it and what it has started have used."""
@@ -109,10 +122,20 @@ class Watched:
             self._share(limits.cpu, used, now)
 
     def memory(self) -> int:
-        """Bytes beyond what it had at first, with all that it has started: anonymous and shared memory, no mapped files."""
-        return max(0, memory_of(self.pid) - self.base) + sum(memory_of(one) for one in descendants(self.pid))
+        """Bytes beyond what it had at first, with all that it has started: anonymous and shared memory, memory files that they
+        hold open without having them mapped, no other files."""
+        tree = [self.pid, *descendants(self.pid)]
+        own = [_resident(one) for one in tree]
+        if self._looks % FILES_LOOKS == 0:
+            self._files = memory_files(tree)
+        self._looks += 1
+        mapped = sum(shared for _, shared in own)
+        return max(0, sum(own[0]) - self.base) + sum(map(sum, own[1:])) + max(0, self._files - mapped)
 
     def _share(self, share: float, used: float, now: float) -> None:
+        if self._group is not None:
+            self.go_on()
+            return
         most = share * BURST_SECONDS
         if not self._looked:
             self._looked, self._used, self._tokens = now, used, most
@@ -122,8 +145,18 @@ class Watched:
         if self._tokens < 0 and not self._stopped:
             self._stopped = [self.pid, *descendants(self.pid)]
             _signal(self._stopped, signal.SIGSTOP)
+            if self.groups is not None and not self._asked:
+                self._asked = True
+                self.groups.confine(lambda: (self.pid, *descendants(self.pid)), share, self._confined)
         elif self._tokens >= 0:
             self.go_on()
+
+    def _confined(self, group: Group | None) -> bool:
+        with self._closing:
+            if self.pidfd < 0:
+                return False
+            self._group = group
+            return True
 
     def go_on(self) -> None:
         """Has it go on if it was stopped."""
@@ -135,6 +168,11 @@ class Watched:
     def stopped(self) -> bool:
         """Whether it stands still for having used more than its share."""
         return bool(self._stopped)
+
+    @property
+    def group(self) -> str | None:
+        """The directory of its control group; None as long as it needs none, or where there are none."""
+        return None if self._group is None else str(self._group.path)
 
 
 class Warden:
@@ -243,17 +281,36 @@ def ended_children(pid: int) -> float:
 
 def memory_of(pid: int) -> int:
     """Bytes of anonymous and shared memory that a process has in use; 0 if it is gone. Mapped files do not count."""
+    return sum(_resident(pid))
+
+
+def memory_files(processes: Sequence[int]) -> int:
+    """Bytes of the memory files (memfd_create) that processes hold open, each file once; those of the engine do not count."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - called often
+                path = f"/proc/{pid}/fd/{name}"
+                with contextlib.suppress(OSError):
+                    target = os.readlink(path)  # noqa: PTH115
+                    if target.startswith("/memfd:") and not target.startswith("/memfd:walmill-"):
+                        about = os.stat(path)  # noqa: PTH116
+                        found[about.st_dev, about.st_ino] = about.st_blocks * 512
+    return sum(found.values())
+
+
+def _resident(pid: int) -> tuple[int, int]:
+    """Bytes of anonymous, and of shared memory that a process has in use."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:  # noqa: PTH123 - called often
             text = file.read()
     except OSError:
-        return 0
-    total = 0
-    for name in (b"RssAnon:", b"RssShmem:"):
-        place = text.find(name)
-        if place >= 0:
-            total += int(text[place + len(name) : text.index(b"kB", place)]) * 1024
-    return total
+        return 0, 0
+    anonymous, shared = (
+        int(text[place + len(name) : text.index(b"kB", place)]) * 1024 if (place := text.find(name)) >= 0 else 0
+        for name in (b"RssAnon:", b"RssShmem:")
+    )
+    return anonymous, shared
 
 
 def _signal(processes: list[int], number: signal.Signals) -> None:
