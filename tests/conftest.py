@@ -200,7 +200,7 @@ def start(tmp_path: Path, fresh: Mapping[str, str]) -> Iterator[Start]:
         with log.open("ab") as told:
             server = subprocess.Popen(command, cwd=tmp_path, env=dict(fresh), stderr=told)
         running.append(server)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while True:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < until, f"the server does not get ready\n{log.read_text()}"
@@ -227,7 +227,7 @@ def run(tmp_path: Path, fresh: Mapping[str, str]) -> Run:
     """
 
     def once(command: str, *expected: str, directory: Path = tmp_path) -> str:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             done = subprocess.run(
                 command, shell=True, cwd=directory, env=dict(fresh), capture_output=True, text=True, check=False

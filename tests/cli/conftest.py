@@ -16,7 +16,7 @@ from attrs import define
 
 from walmill.cli.main import run as command_line
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 WALMILL = (sys.executable, "-c", "from walmill.cli.main import main; main()")
 
 

@@ -23,7 +23,7 @@ from walmill.objects.open import open_store
 
 pytestmark = pytest.mark.slow
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 class Load:

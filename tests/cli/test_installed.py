@@ -21,7 +21,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 Install = Callable[..., dict[str, str]]
 
 SLOW = """

@@ -29,7 +29,7 @@ def server(start: Callable[..., Server], walmill: Command, monkeypatch: pytest.M
 
 
 def wait_for(walmill: Command, *command: str, says: str) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while says not in (said := walmill(*command)).out:
         assert time.monotonic() < until, said
         time.sleep(0.05)

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from attrs import define, field
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 COMMAND = str(Path(sys.executable).parent / "walmill")
 
 

@@ -134,7 +134,7 @@ def test_a_caller_who_leaves_stops_the_query(server: Any, database: str) -> None
     with flight.connect(f"grpc://127.0.0.1:{server.port}") as client:
         with pytest.raises(flight.FlightTimedOutError):
             client.do_get(ticket, flight.FlightCallOptions(timeout=1.0, headers=_headers(server))).read_all()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while any(one["query_text"] == SLOW and one["phase"] not in ("success", "fail") for one in _queries(server)):
             assert time.monotonic() < until, "the query goes on without its caller"
             time.sleep(0.05)
@@ -158,7 +158,7 @@ def test_callers_who_leave_at_any_moment_leave_nothing_behind(server: Any, datab
                     reader.read_all()
             except (flight.FlightError, StopIteration):
                 pass
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while any(one["running"] for one in _queries(server)):
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -22,7 +22,7 @@ from pyarrow import flight
 pytestmark = pytest.mark.slow
 
 COMMAND = str(Path(sys.executable).parent / "walmill")
-DEADLINE = 30.0
+DEADLINE = 60.0
 leaves_files = pytest.mark.may_leave("file", reason="gRPC keeps its poll sets as long as the process lives")
 
 

@@ -89,7 +89,7 @@ def test_nothing_is_lost_and_nothing_is_done_twice(tmp_path: Path, kind: str, ro
     if bucket is not None:
         machine = tmp_path / "machine"
     with child.open_engine(machine, snapshots=kind != "log", bucket=bucket) as engine:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while any(one["lag_commits"] or one["running"] for one in engine.triggers()):
             assert time.monotonic() < until, engine.triggers()
             time.sleep(0.02)

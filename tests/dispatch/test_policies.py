@@ -261,7 +261,7 @@ def test_the_log_of_an_idle_engine_does_not_grow(engine: Engine, wait: Wait) -> 
     engine.create_trigger(database="d", name="hourly", plugin="t", spec="table:other")
     engine.write("cpu v=1 1", database="d")
     quiet_since, frames = time.monotonic(), -1
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while time.monotonic() - quiet_since < 1.5:
         assert time.monotonic() < until, "the engine never comes to rest"
         if engine.figures.frames != frames:

@@ -46,7 +46,7 @@ def test_from_installation_to_removal(there: Command, repository: Repository, tm
     [row] = json.loads(good(there("plugin", "outdated", "--format", "json")))
     assert (row["current"], row["newest"]) == (first, second)
     assert f"p is now 1.0 commit {second[:12]}" in good(there("plugin", "upgrade", "--all"))
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while json.loads(good(there("run", "trigger", "-d", "d", "t")))["code"] != 2:
         assert time.monotonic() < until
     assert f"p is 1.0 commit {first[:12]} again" in good(there("plugin", "rollback", "p"))

@@ -22,7 +22,7 @@ from walmill.http.app import build
 from walmill.http.site import Site
 from walmill.opening import Opening, Stopped
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 # a server that waits for no start before it answers
 SERVE = "import walmill.http.server as s; s.PATIENCE_SECONDS = 0.0; from walmill.cli.main import main; main()"
 

@@ -21,7 +21,7 @@ from attrs import define
 
 pytestmark = pytest.mark.slow
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 WRITE = "/api/v3/write_lp?db=d"
 COUNT = {"db": "d", "q": "SELECT count(*) AS n FROM cpu"}
 

@@ -48,7 +48,7 @@ def engine(tmp_path: Path, place: Path) -> Iterator[Engine]:
         yield weakref.proxy(opened)  # pytest keeps what a fixture gave for longer than its test
 
 
-def wait(found: Callable[[], Any], seconds: float = 20.0) -> Any:
+def wait(found: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Waits until something is true, and gives it."""
     until = time.monotonic() + seconds
     while not (value := found()):

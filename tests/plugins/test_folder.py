@@ -453,3 +453,56 @@ def test_a_thousand_saves_in_a_minute(opened: Callable[..., Engine], folder: Pat
     _many_saves(engine, folder / "edited.py", 1000, 0.045)
     assert resident() - before < 100 * 2**20
     assert len(list((tmp_path / "data" / "plugin-code").iterdir())) <= 60
+
+
+LAZY = """
+from walmill_hookspecs import hookimpl
+{more}
+
+@hookimpl
+def on_request(request, ctx):
+    if request.path != "all":
+        return [{answer}]
+    from {name} import within
+    from {name}_beside import BESIDE
+    return [{answer}, within.WITHIN, BESIDE]
+"""
+
+
+def lazy(folder: Path, name: str, answer: int, more: str = "") -> None:
+    """A project whose package imports a part of itself, and what lies beside it, only when it is asked to."""
+    package = folder / name / "src" / name
+    package.mkdir(parents=True, exist_ok=True)
+    (folder / name / "pyproject.toml").write_text(TOOLS.format(entries=f'entry = "{name}"'))
+    (package / "within.py").write_text(f"WITHIN = {answer + 1}")
+    (package.parent / f"{name}_beside.py").write_text(f"BESIDE = {answer + 2}")
+    (package / "__init__.py").write_text(LAZY.format(name=name, answer=answer, more=more))
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_package_imports_its_parts_whenever_it_wants(
+    opened: Callable[..., Engine], folder: Path, processes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not processes:
+        monkeypatch.setattr("walmill.isolation.builtin.possible", lambda: False)  # a system that has no such processes
+    executor = "process" if processes else "inline"
+    lazy(folder, "first", 10)
+    lazy(folder, "second", 20)
+    engine = opened()
+    for name in ("first", "second"):  # the second one is loaded when the first has imported nothing more
+        engine.create_trigger(database="d", name=name, plugin=name, spec=f"request:{name}", executor=executor)
+    numbers = {name: engine.view().catalog.trigger("d", name).id for name in ("first", "second")}
+
+    def whole(name: str) -> Any:
+        async def answer() -> bytes:
+            return (await engine.answer(numbers[name], Exchange(Request(method="GET", path="all")))).body
+
+        return json.loads(asyncio.run(answer()))
+
+    assert (ask(engine, "first"), ask(engine, "second")) == ([10], [20])
+    lazy(folder, "first", 30, "raise OSError('not yet')")
+    wait(lambda: (said := found(engine, "first")) is not None and "not yet" in str(said.problem))
+    assert (whole("first"), whole("second")) == ([10, 11, 12], [20, 21, 22]), "a part of the edit that is broken"
+    lazy(folder, "first", 40)
+    wait(lambda: ask(engine, "first") == [40])
+    assert (whole("first"), whole("second")) == ([40, 41, 42], [20, 21, 22])

@@ -83,7 +83,7 @@ def counted(engine: Engine) -> int:
 
 
 def until_copied(engine: Engine, rows: int) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while counted(engine) < rows or engine.trigger(DATABASE, "copy")["lag_commits"]:
         assert time.monotonic() < until, (counted(engine), rows, engine.trigger(DATABASE, "copy"))
         time.sleep(0.001)
@@ -229,7 +229,7 @@ def recover(disk: FaultyFS, root: Path, directory: Path, states: list[list[Row]]
             engine.snapshot(10)
         wanted = {**rows, ("after", 1): {"n": 1}, ("after", 2): {"n": 2}}
         assert (rows_of(engine, "src"), rows_of(engine, "copy")) == (wanted, wanted)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             engine.tidy()
             left = objects(directory)
@@ -355,7 +355,7 @@ def run_on(disk: FailingFS, directory: Path) -> list[Row]:
 
     def rest() -> None:
         """The trigger is done, unless a run of it waits for the disk."""
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while disk.failed is None and counted(engine) < len(kept):
             assert time.monotonic() < until
             time.sleep(0.001)

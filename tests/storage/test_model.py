@@ -238,7 +238,7 @@ class Whole(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """The trigger catches up; each row was counted once, however often the engine ended meanwhile."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.counted() < self.written or self.engine.trigger(DATABASE, "copy")["lag_commits"]:
             assert time.monotonic() < until, (self.counted(), self.written, self.engine.trigger(DATABASE, "copy"))
             time.sleep(0.002)

@@ -42,7 +42,7 @@ def stored(directory: Path) -> int:
 
 def tidied(engine: Engine, found: Callable[[], bool] = lambda: True) -> None:
     """Cleans up, also what an ended query still holds until garbage is collected, and what the engine itself works on beside."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while True:
         gc.collect()
         engine.tidy()

@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 DAY = 86_400 * 10**9
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 def opened(directory: Path, url: str, **more: Any) -> Engine:

@@ -361,7 +361,7 @@ class LooksAsync:
 
 def _lines(engine: Engine, count: int) -> list[str]:
     sql = "SELECT log_text FROM system.processing_engine_logs"
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while len(found := engine.query(sql, database="d").column(0).to_pylist()) < count:
         assert time.monotonic() < end
         time.sleep(0.01)

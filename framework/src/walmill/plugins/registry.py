@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import importlib_metadata
@@ -321,9 +322,13 @@ class Registry:
     def describe_here(self, name: str, value: str) -> Described:
         """What a version of a plugin of the plugin directory offers, which is imported here."""
         with self._lock:
-            if self.shelf is not None:
-                forget_modules(value, str(self.shelf))
-            return describe_entry(name, value)
+            if self.shelf is None:
+                return describe_entry(name, value)
+            put_back = forget_modules(value, str(self.shelf))
+            found = describe_entry(name, value)
+            if found.broken is not None:
+                put_back()
+            return found
 
     def unregister(self, name: str) -> None:
         """Forgets an object that was registered; does nothing for other names."""
@@ -484,21 +489,49 @@ def _key(known: _Known) -> tuple[object, ...]:
     return (description.name, description.value, description.distribution, description.version, str(place))
 
 
-def forget_modules(value: str, shelf: str) -> None:
+def forget_modules(value: str, shelf: str) -> Callable[[], None]:
     """Has this process import the modules of a plugin of the plugin directory anew: it may have an older version of them.
+
+    A run of the older version that imports something meanwhile finds the newer one, and never nothing.
 
     Args:
         value: Where it is found.
         shelf: Where all versions are.
+
+    Returns:
+        What has the older version imported again: the newer one may be broken.
     """
     place, _, entry = value.rpartition("#")
     if place.endswith(".py"):
-        return  # a file is executed anew each time
+        return lambda: None  # a file is executed anew each time
     top = entry.split(":")[0].split(".")[0]
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == top and str(getattr(module, "__file__", None) or "").startswith(shelf):
-            del sys.modules[name]
-    sys.path[:] = [one for one in sys.path if not one.startswith(f"{shelf}/")]
+    modules = {name: module for name, module in list(sys.modules.items()) if _is_below(module, shelf)}
+    mine = [module for name, module in modules.items() if name.split(".")[0] == top and not _is_below(module, place)]
+    paths = [one for one in sys.path if one.startswith(f"{shelf}/") and any(_is_below(module, one) for module in mine)]
+    old = {
+        name: module
+        for name, module in modules.items()
+        if module in mine or any(_is_below(module, path) for path in paths)  # what lies beside the package as well
+    }
+    sys.path[:] = [
+        place,
+        *(one for one in sys.path if one not in (place, *paths)),
+    ]  # first: whoever imports finds something
+    for name in old:
+        sys.modules.pop(name, None)
+
+    def put_back() -> None:
+        sys.path[:] = [*paths, *(one for one in sys.path if one not in (place, *paths))]
+        for name, module in list(sys.modules.items()):
+            if _is_below(module, place):
+                sys.modules.pop(name, None)
+        sys.modules.update(old)
+
+    return put_back
+
+
+def _is_below(module: ModuleType, place: str) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(f"{place}/")
 
 
 def _place(plugin: object) -> str:
