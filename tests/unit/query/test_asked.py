@@ -15,7 +15,7 @@ SECOND = 10**9
 
 
 def asked(sql: str, **params: object) -> Asked | None:
-    one = simple(sql, "iox")
+    one = simple(sql)
     return None if one is None else asked_of(one, SCHEMA, params, NOW)
 
 
@@ -43,7 +43,7 @@ def asked(sql: str, **params: object) -> Asked | None:
     ],
 )
 def test_what_is_not_so_simple_is_left_to_the_planner(sql: str) -> None:
-    assert simple(sql, "iox") is None
+    assert simple(sql) is None or simple(sql).schema not in (None, "iox")
 
 
 @pytest.mark.parametrize(
@@ -72,23 +72,23 @@ def test_the_columns_that_it_names(sql: str, columns: tuple[str, ...]) -> None:
     ("where", "low", "high"),
     [
         ("time >= '1970-01-02T00:00:00Z'", DAY, INT64_MAX),
-        ("time > '1970-01-02'", DAY, INT64_MAX),
+        ("time > '1970-01-02'", DAY + 1, INT64_MAX),
         ("'1970-01-02 00:00:00' <= time", DAY, INT64_MAX),
-        ("time < TIMESTAMP '1970-01-02T01:00:00+01:00'", INT64_MIN, DAY),
+        ("time < TIMESTAMP '1970-01-02T01:00:00+01:00'", INT64_MIN, DAY - 1),
         ("time <= '1970-01-02T00:00:00.000000001Z'::timestamp", INT64_MIN, DAY + 1),
         ("time = cast('1970-01-02' AS timestamp)", DAY, DAY),
         ("cpu.time BETWEEN '1970-01-02' AND '1970-01-03'", DAY, 2 * DAY),
-        ("(time >= '1970-01-02' AND (time < '1970-01-03')) AND usage > 3", DAY, 2 * DAY),
+        ("(time >= '1970-01-02' AND (time < '1970-01-03')) AND usage > 3", DAY, 2 * DAY - 1),
         ("time >= '1970-01-02' AND time >= '1970-01-03'", 2 * DAY, INT64_MAX),
-        ("time > now() - INTERVAL '1 day'", NOW - DAY, INT64_MAX),
-        ("time < now()", INT64_MIN, NOW + 60 * SECOND),
+        ("time > now() - INTERVAL '1 day'", NOW - DAY + 1, INT64_MAX),
+        ("time < now()", INT64_MIN, NOW + 60 * SECOND - 1),
         (
             "time > now() - INTERVAL '2 hours' AND time < now() - INTERVAL '5 minute'",
-            NOW - 7200 * SECOND,
-            NOW - 240 * SECOND,
+            NOW - 7200 * SECOND + 1,
+            NOW - 240 * SECOND - 1,
         ),
         ("time >= '1970-01-03'::timestamp - INTERVAL '1 day'", DAY, INT64_MAX),
-        ("time >= to_timestamp_nanos(-7) AND to_timestamp_nanos(9) > time", -7, 9),
+        ("time >= to_timestamp_nanos(-7) AND to_timestamp_nanos(9) > time", -7, 8),
         # what says nothing of the time is not vague
         ("usage > 1 AND host <> 'a'", INT64_MIN, INT64_MAX),
         ("usage > '1970-01-02'", INT64_MIN, INT64_MAX),
@@ -157,7 +157,7 @@ def test_the_tags_that_it_needs(where: str, tags: dict[str, set[str]]) -> None:
 def test_values_of_parameters() -> None:
     sql = "SELECT * FROM cpu WHERE host = $host AND time >= $low AND time < $high"
     found = asked(sql, host="a", low=datetime(1970, 1, 2, tzinfo=UTC), high="1970-01-03")
-    assert found == Asked(found.columns if found else (), DAY, 2 * DAY, {"host": frozenset("a")})
+    assert found == Asked(found.columns if found else (), DAY, 2 * DAY - 1, {"host": frozenset("a")})
     zone = timezone(timedelta(hours=1))
     found = asked(sql, host=5, low=datetime(1970, 1, 2, 1, tzinfo=zone), high=7)
     assert found is not None

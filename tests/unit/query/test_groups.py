@@ -148,12 +148,12 @@ def planned(engine, source, sql, params=None):
 @pytest.mark.parametrize(
     ("sql", "here", "rows"),
     [
-        ("SELECT * FROM cpu", True, 41),
-        ("SELECT * FROM cpu WHERE host = 'a'", True, 21),
-        ("SELECT * FROM cpu WHERE host = 'a' AND time < '1970-01-01T00:00:05Z'", True, 6),
-        ("SELECT * FROM cpu WHERE host = 'c'", True, 1),
-        ("SELECT * FROM cpu WHERE time > '1970-01-01T00:00:25Z'", True, 1),
-        ("SELECT * FROM cpu WHERE time > '1970-01-02'", True, 0),
+        ("SELECT *, 1 AS one FROM cpu", True, 41),
+        ("SELECT *, 1 AS one FROM cpu WHERE host = 'a'", True, 21),
+        ("SELECT *, 1 AS one FROM cpu WHERE host = 'a' AND time < '1970-01-01T00:00:05Z'", True, 5),
+        ("SELECT *, 1 AS one FROM cpu WHERE host = 'c'", True, 1),
+        ("SELECT *, 1 AS one FROM cpu WHERE time > '1970-01-01T00:00:25Z'", True, 1),
+        ("SELECT *, 1 AS one FROM cpu WHERE time > '1970-01-02'", True, 0),
         ("SELECT * FROM cpu x JOIN cpu y USING (time)", False, None),
         ("EXPLAIN SELECT * FROM cpu", False, None),
     ],
@@ -167,10 +167,10 @@ def test_only_rows_that_are_needed_are_read(engines, store, sql, here, rows):
 def test_much_is_left_to_datafusion(engines, store, monkeypatch):
     source = store.source()
     monkeypatch.setattr(groups, "MOST_ROWS", 20)
-    assert planned(engines[0], source, "SELECT * FROM cpu") == (False, 41)
-    assert planned(engines[0], source, "SELECT * FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu") == (False, 41)
+    assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     monkeypatch.setattr(groups, "MOST_VALUES", 20)
-    assert not planned(engines[0], source, "SELECT * FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    assert not planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     assert planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     monkeypatch.setattr(groups, "MOST_BYTES", 1)
     assert not planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
@@ -182,10 +182,10 @@ def test_much_is_left_to_datafusion(engines, store, monkeypatch):
 def test_rows_that_may_come_twice_are_left_to_datafusion(engines, store):
     store.write(batch([("a", "1", 3, 99.0)]))
     source = store.source()
-    assert not planned(engines[0], source, "SELECT * FROM cpu WHERE host = 'b'")[0]
+    assert not planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE host = 'b'")[0]
     sql = "SELECT load FROM cpu WHERE host = 'a' AND time = '1970-01-01T00:00:03Z'"
     assert engines[0].query({"cpu": source}, sql).to_pylist() == [{"load": 99.0}]
-    assert planned(engines[0], source, "SELECT * FROM cpu WHERE time > '1970-01-01T00:00:10Z'")[0]
+    assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE time > '1970-01-01T00:00:10Z'")[0]
 
 
 def test_columns_that_came_later(engines, store):
@@ -200,7 +200,7 @@ def test_columns_that_came_later(engines, store):
     assert engines[0].query({"cpu": source}, "SELECT DISTINCT zone FROM cpu WHERE host = 'a'").to_pylist() == [
         {"zone": None}
     ]
-    assert planned(engines[0], source, "SELECT more FROM cpu WHERE zone = 'z'") == (True, 2)
+    assert planned(engines[0], source, "SELECT more + 1 FROM cpu WHERE zone = 'z'") == (True, 2)
 
 
 def test_parameters_and_their_faults(engines, store):
@@ -242,8 +242,8 @@ def test_a_damaged_file_is_named(engines, store):
 
 def test_another_now_is_planned_over_the_files(engines, store, monkeypatch):
     source = store.source()
-    sql = "SELECT * FROM cpu WHERE time < now()"
+    sql = "SELECT *, 1 AS one FROM cpu WHERE time < now()"
     assert planned(engines[0], source, sql)[0]
     monkeypatch.setattr("walmill.query.engine.SLACK", 0)  # as if its files had taken long to come
     assert not planned(engines[0], source, sql)[0]
-    assert planned(engines[0], source, "SELECT * FROM cpu")[0]
+    assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu")[0]

@@ -6,15 +6,16 @@ It is an upper bound: a row outside of it changes nothing of the answer. What of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from attrs import evolve, frozen
 
 from walmill.errors import WalmillError
 from walmill.model.schema import TIME, TableSchema
-from walmill.query.syntax import Node, arguments_of, function_of, literal_of, parse
+from walmill.query.syntax import PLACES, Node, arguments_of, function_of, literal_of, parse
 from walmill.units import INT64_MAX, INT64_MIN, parse_time
 
 _ONE_TABLE = re.compile(r"\s*select\b(?!.*\b(?:select|join|with|explain)\b).*\bfrom\b", re.IGNORECASE | re.DOTALL)
@@ -30,7 +31,6 @@ _PLAIN_SELECT = ("lateral_views", "prewhere", "connect_by", "into", "top")
 _PLAIN_TABLE = ("args", "with_hints", "version", "with_ordinality", "partitions", "json_path", "sample", "index_hints")
 """Members that an ordinary statement leaves empty."""
 _TREES = (dict, list, tuple)
-_PLACES = ("span", "select_token")
 
 
 @frozen
@@ -57,24 +57,30 @@ class Simple:
     """A SELECT from one table, without anything nested.
 
     Attributes:
+        schema: The name of the schema of the table; None if it names none.
         table: The name of the table.
-        select: The tree of its SELECT.
+        query: The tree of the statement; not to be changed.
+        select: That of its SELECT.
         names: By which its columns may be qualified.
         named: All names that it has: those of its columns are among them.
+        placeholders: Names of its placeholders, with the `$`.
     """
 
+    schema: str | None
     table: str
+    query: dict[str, Any]
     select: dict[str, Any]
     names: frozenset[str]
     named: frozenset[str | None]
+    placeholders: frozenset[str]
 
 
-def simple(sql: str, schema: str) -> Simple | None:
+@lru_cache(256)  # a dashboard asks the same again and again
+def simple(sql: str) -> Simple | None:
     """The statement, if it is that simple; else None.
 
     Args:
         sql: The statement.
-        schema: The name of the schema of the tables.
     """
     if not _ONE_TABLE.match(sql):
         return None
@@ -87,26 +93,36 @@ def simple(sql: str, schema: str) -> Simple | None:
         return None
     if len(select["from"]) != 1 or select["from"][0]["joins"]:
         return None
-    selects, named = 0, set()
+    selects, named, placeholders = 0, set(), set()
     for node in _nodes(query):
         selects += "Select" in node
         if "quote_style" in node and "value" in node:
-            named.add(_name(node))
+            named.add(name_of(node))
+        elif "Placeholder" in node:
+            placeholders.add(str(node["Placeholder"]))
     if selects != 1:
         return None
     table = select["from"][0]["relation"].get("Table")
     if table is None or any(table.get(one) for one in _PLAIN_TABLE):
         return None
-    parts = [_name(part.get("Identifier")) for part in table["name"]]
-    if None in parts or len(parts) > 2 or (len(parts) == 2 and parts[0] != schema):
+    parts = [name_of(part.get("Identifier")) for part in table["name"]]
+    if None in parts or len(parts) > 2:
         return None
     alias = table.get("alias")
     if alias is not None and alias.get("columns"):
         return None
     name = parts[-1]
     assert name is not None
-    shown = name if alias is None else _name(alias["name"])
-    return Simple(name, select, frozenset([str(shown)]), frozenset(named))
+    shown = name if alias is None else name_of(alias["name"])
+    return Simple(
+        schema=parts[0] if len(parts) == 2 else None,
+        table=name,
+        query=query,
+        select=select,
+        names=frozenset([str(shown)]),
+        named=frozenset(named),
+        placeholders=frozenset(placeholders),
+    )
 
 
 def asked_of(one: Simple, schema: TableSchema, params: Mapping[str, Any], now: int) -> Asked:
@@ -127,27 +143,52 @@ def asked_of(one: Simple, schema: TableSchema, params: Mapping[str, Any], now: i
     if one.select.get("selection") is None:
         return found
     for condition in _conjuncts(one.select["selection"]):
-        narrower = _narrowed(found, condition, one.names, schema, params, now)
-        if narrower is found and any(_name(node) == TIME for node in _nodes(condition) if "quote_style" in node):
+        narrower = _narrowed(found, condition, one.names, schema.tags, params, (now, now + SLACK))
+        if narrower is found and any(name_of(node) == TIME for node in _nodes(condition) if "quote_style" in node):
             narrower = evolve(found, vague=True)
         found = narrower
     return found
 
 
+def exactly(one: Simple, tags: Collection[str], params: Mapping[str, Any], now: int) -> Asked | None:
+    """What it asks of its table, if its conditions say nothing else: every such row is in the answer, and no other; else None.
+
+    Args:
+        one: The statement.
+        tags: The columns of its table whose values are texts.
+        params: Values of its placeholders.
+        now: What `now()` is, ns.
+    """
+    found = Asked(())
+    if one.select.get("selection") is None:
+        return found
+    for condition in _conjuncts(one.select["selection"]):
+        narrower = _narrowed(found, condition, one.names, tags, params, (now, now))
+        if narrower is found:
+            return None
+        found = narrower
+    return found
+
+
 def _narrowed(
-    found: Asked, condition: Node, names: frozenset[str], schema: TableSchema, params: Mapping[str, Any], now: int
+    found: Asked,
+    condition: Node,
+    names: frozenset[str],
+    tags: Collection[str],
+    params: Mapping[str, Any],
+    now: tuple[int, int],
 ) -> Asked:
-    """What is left to ask, if a condition holds as well."""
+    """What is left to ask, if a condition holds as well; the same object if it is not understood."""
     if not isinstance(condition, dict):
         return found
     if (listed := condition.get("InList")) is not None:
-        column = _column(listed["expr"], names)
+        column = column_of(listed["expr"], names)
         values = [_text(value, params) for value in listed["list"]]
-        if listed["negated"] or column not in schema.tags or None in values:
+        if listed["negated"] or column not in tags or None in values:
             return found
         return _with_tag(found, str(column), frozenset(str(value) for value in values))
     if (between := condition.get("Between")) is not None:
-        if between["negated"] or _column(between["expr"], names) != TIME:
+        if between["negated"] or column_of(between["expr"], names) != TIME:
             return found
         low, high = _instant(between["low"], params, now), _instant(between["high"], params, now)
         return found if low is None or high is None else _with_times(found, low[0], high[1])
@@ -155,19 +196,19 @@ def _narrowed(
     if compared is None or compared["op"] not in _FLIPPED:
         return found
     operator, left, right = compared["op"], compared["left"], compared["right"]
-    column = _column(left, names)
+    column = column_of(left, names)
     if column is None:
-        operator, right, column = _FLIPPED[operator], left, _column(right, names)
+        operator, right, column = _FLIPPED[operator], left, column_of(right, names)
     if column == TIME:
         instant = _instant(right, params, now)
         if instant is None:
             return found
         return _with_times(
             found,
-            instant[0] if operator in ("Gt", "GtEq", "Eq") else None,
-            instant[1] if operator in ("Lt", "LtEq", "Eq") else None,
+            instant[0] + (operator == "Gt") if operator in ("Gt", "GtEq", "Eq") else None,
+            instant[1] - (operator == "Lt") if operator in ("Lt", "LtEq", "Eq") else None,
         )
-    if operator == "Eq" and column in schema.tags:
+    if operator == "Eq" and column in tags:
         value = _text(right, params)
         return found if value is None else _with_tag(found, str(column), frozenset([value]))
     return found
@@ -179,11 +220,11 @@ def _with_tag(found: Asked, tag: str, values: frozenset[str]) -> Asked:
 
 
 def _with_times(found: Asked, low: int | None, high: int | None) -> Asked:
-    return evolve(
-        found,
-        low=found.low if low is None else max(found.low, low),
-        high=found.high if high is None else min(found.high, high),
-    )
+    low = found.low if low is None else max(found.low, low)
+    high = found.high if high is None else min(found.high, high)
+    if low > INT64_MAX or high < INT64_MIN:  # no time is that late, or that early
+        low, high = INT64_MAX, INT64_MIN
+    return evolve(found, low=low, high=high)
 
 
 def _conjuncts(node: Node) -> Iterator[Node]:
@@ -206,12 +247,12 @@ def _nodes(node: Node) -> Iterator[dict[str, Any]]:
         one = waiting.pop()
         if isinstance(one, dict):
             yield one
-            waiting += [part for name, part in one.items() if part and type(part) in _TREES and name not in _PLACES]
+            waiting += [part for name, part in one.items() if part and type(part) in _TREES and name not in PLACES]
         else:
             waiting += [part for part in one if type(part) in _TREES]
 
 
-def _name(identifier: Any) -> str | None:
+def name_of(identifier: Any) -> str | None:
     """A name as SQL reads it: in lower case, unless it is quoted."""
     if not isinstance(identifier, dict):
         return None
@@ -219,15 +260,15 @@ def _name(identifier: Any) -> str | None:
     return value if identifier["quote_style"] else value.lower()
 
 
-def _column(node: Node, names: frozenset[str]) -> str | None:
+def column_of(node: Node, names: frozenset[str]) -> str | None:
     """The column that a node is; None if it is something else."""
     if not isinstance(node, dict):
         return None
     if (identifier := node.get("Identifier")) is not None:
-        return _name(identifier)
+        return name_of(identifier)
     parts = node.get("CompoundIdentifier")
-    if isinstance(parts, list) and len(parts) == 2 and _name(parts[0]) in names:
-        return _name(parts[1])
+    if isinstance(parts, list) and len(parts) == 2 and name_of(parts[0]) in names:
+        return name_of(parts[1])
     return None
 
 
@@ -246,7 +287,7 @@ def _text(node: Node, params: Mapping[str, Any]) -> str | None:
     return given if isinstance(given, str) else literal_of(node)
 
 
-def _instant(node: Node, params: Mapping[str, Any], now: int) -> tuple[int, int] | None:
+def _instant(node: Node, params: Mapping[str, Any], now: tuple[int, int]) -> tuple[int, int] | None:
     """The earliest and the latest time, ns, that a node can be; None if it is none that we know."""
     if not isinstance(node, dict):
         return None
@@ -263,7 +304,7 @@ def _instant(node: Node, params: Mapping[str, Any], now: int) -> tuple[int, int]
     if text is not None:
         return _read_time(text)
     if function_of(node) == "now":
-        return now, now + SLACK
+        return now
     if function_of(node) == "to_timestamp_nanos":
         numbers = [_number(one) for one in arguments_of(node)]
         return (numbers[0], numbers[0]) if len(numbers) == 1 and numbers[0] is not None else None

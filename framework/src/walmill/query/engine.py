@@ -16,15 +16,16 @@ from walmill.buffer.source import TableSource
 from walmill.errors import Internal, InvalidRequest
 from walmill.model.catalog import QueryLimits
 from walmill.model.files import DataFile
-from walmill.query.asked import SLACK, asked_of, simple
+from walmill.query.asked import SLACK, Simple, asked_of, simple
 from walmill.query.bounds import Bounds, bounds_of
 from walmill.query.brake import MAY_JOIN
 from walmill.query.driver import Driver, wait
 from walmill.query.errors import out_of_time, translate
 from walmill.query.parameters import bind, check_used
-from walmill.query.plan import Extra, Plan
+from walmill.query.plan import Extra, Plan, Ready
 from walmill.query.results import Nobody, ResultStream, Running, Watch, cancel, drain, read_here
 from walmill.query.rewrite import rewrite
+from walmill.query.sessions import Sessions
 from walmill.scarcity import scarce
 from walmill_hookspecs import SqlFunction
 
@@ -79,14 +80,13 @@ class QueryEngine:
         if memory_limit < 2**20:
             raise InvalidRequest(f"the memory limit for queries is {memory_limit} bytes; give at least {2**20}")
         self._memory_limit = memory_limit
-        self._partitions = partitions or min(os.cpu_count() or 1, 4)
         self._most_rows = most_rows
         self._most_files = most_files
         self._driver = Driver()
         self._lock = threading.Lock()
         self._cache: TableCache | None = None
         self._aggregating: frozenset[str] | None = None
-        self._functions: tuple[Any, ...] = ()
+        self._sessions = Sessions(partitions or min(os.cpu_count() or 1, 4))
         self._short = short
 
     def query(
@@ -133,15 +133,16 @@ class QueryEngine:
                 batches = read_here(plan.start(), watch, bounds)
                 if bounds.is_late():
                     raise out_of_time(bounds.timeout)
+                self._used(plan)
             else:
-                future = self._driver.submit(drain(plan.start(), watch, bounds))
+                future = self._driver.submit(drain(plan.start(), watch, bounds))  # type: ignore[arg-type] # of a Plan
                 watch.started(lambda: cancel(future))
                 batches = wait(future, bounds.deadline, bounds.timeout)
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
-            raise self._meaning(error, plan.schema, plan.extra, plan.files, bounds) from None
+            raise self._meaning_for(plan, error, bounds) from None
         finally:
             plan.close()
-        return pa.Table.from_batches(batches + plan.last(), None if batches else plan.frame.schema())
+        return pa.Table.from_batches(batches + plan.last(), None if batches else plan.columns)
 
     def stream(
         self,
@@ -179,14 +180,15 @@ class QueryEngine:
             stream = plan.start()
         except BaseException as error:  # noqa: BLE001 - a panic of DataFusion is no Exception
             plan.close()
-            raise self._meaning(error, plan.schema, plan.extra, plan.files, bounds) from None
+            raise self._meaning_for(plan, error, bounds) from None
         running = Running(
             plan,
             stream,
             self._driver,
             bounds,
-            lambda error: self._meaning(error, plan.schema, plan.extra, plan.files, bounds),
+            lambda error: self._meaning_for(plan, error, bounds),
             watch,
+            lambda: self._used(plan),
         )
         return ResultStream(running)
 
@@ -216,7 +218,7 @@ class QueryEngine:
         bounds = self._bounds(timeout, limits)
         plan = self._plan(tables, sql, params, extra, bounds)
         try:
-            return plan.frame.schema()
+            return plan.columns
         finally:
             plan.close()
 
@@ -234,7 +236,7 @@ class QueryEngine:
         params: Mapping[str, Any] | None,
         extra: Extra | None,
         bounds: Bounds,
-    ) -> Plan:
+    ) -> Plan | Ready:
         try:
             return self._plan_all(tables, sql, params, extra, bounds)
         except OSError as error:  # also of an import
@@ -247,15 +249,19 @@ class QueryEngine:
         params: Mapping[str, Any] | None,
         extra: Extra | None,
         bounds: Bounds,
-    ) -> Plan:
+    ) -> Plan | Ready:
         bound = bind(params)
         sql, brake = rewrite(sql, self._aggregates, tables)
-        if brake is None and (short := self._plan_short(tables, sql, params, bound, extra, bounds)) is not None:
+        one = simple(sql) if self._short and brake is None else None
+        if one is not None and (short := self._plan_short(tables, sql, one, params, bound, extra, bounds)) is not None:
             return short
 
         def probe() -> Plan:
-            context = self._context(brake=brake, memory=bounds.memory)
-            return self._plan_once(tables, sql, bound, extra, bounds, context=context)
+            if brake is not None:
+                context = self._sessions.make(bounds.memory, brake=brake)
+                return self._plan_once(tables, sql, bound, extra, bounds, context=context)
+            context, kind = self._sessions.take(bounds.memory)
+            return evolve(self._plan_once(tables, sql, bound, extra, bounds, context=context), kind=kind)
 
         plan = probe()
         if not plan.schema.probes:
@@ -274,29 +280,35 @@ class QueryEngine:
         self,
         tables: Mapping[str, TableSource],
         sql: str,
+        one: Simple,
         params: Mapping[str, Any] | None,
         bound: Mapping[str, Any],
         extra: Extra | None,
         bounds: Bounds,
-    ) -> Plan | None:
-        """The plan of a statement that can need few rows of the files of one table, over these rows; None for others."""
-        from walmill.query import provider
-
-        one = simple(sql, provider.SCHEMA) if self._short else None
-        source = tables[one.table] if one is not None and one.table in tables else None
-        if one is None or source is None or not source.files:
-            return None
+    ) -> Plan | Ready | None:
+        """The answer of a plain statement, or the plan of one that can need few rows of the files of one table, over these rows;
+        None for others."""
+        from walmill.query import provider, ready
         from walmill.query.groups import few_rows
         from walmill.query.opened import OpenFiles
 
-        cache = self._tables()
-        began = time.time_ns()
-        wanted = asked_of(one, source.schema, params or {}, began)
+        began, given = time.time_ns(), params or {}
+        if one.schema not in (None, provider.SCHEMA):
+            others = (extra or {}).get(str(one.schema), {})
+            return ready.of_made(others[one.table], one, given, began, bounds) if one.table in others else None
+        if one.table not in tables:
+            return None
+        source, cache = tables[one.table], self._tables()
+        if not source.files:
+            return ready.of_memory(cache, source, one, given, began, bounds)
+        wanted = asked_of(one, source.schema, given, began)
         few = few_rows(cache, source, wanted, OpenFiles(), bounds)
         if few is None:
             return None
+        if (answered := ready.of_few(few, cache, source, one, given, began, bounds)) is not None:
+            return answered
         try:
-            context = self._context(memory=bounds.memory, partitions=1)  # there are few rows
+            context, kind = self._sessions.take(bounds.memory, 1)  # there are few rows
             made = {one.table: few.table(cache, source)}
             plan = self._plan_once(tables, sql, bound, extra, bounds, context=context, made=made)
         except InvalidRequest:
@@ -304,10 +316,12 @@ class QueryEngine:
         if _MOVING.search(sql) and not 0 <= time.time_ns() - began < SLACK:
             return None  # files that took long to come, or a clock that was set: the plan has another now()
         rows = sum(batch.num_rows for batch in few.batches) + (source.buffer.num_rows if few.buffer else 0)
-        return evolve(plan, num_files=few.files, rows=rows, quick=self._is_quick(sql, rows))
+        return evolve(plan, num_files=few.files, rows=rows, quick=self._is_quick(sql, rows), kind=kind)
 
     def _is_quick(self, sql: str, rows: int) -> bool:
-        return rows <= QUICK_ROWS and not self._functions and not (_SLOW.search(sql) or MAY_JOIN.search(sql))
+        return (
+            rows <= QUICK_ROWS and not self._sessions.has_functions and not (_SLOW.search(sql) or MAY_JOIN.search(sql))
+        )
 
     def _plan_files(
         self,
@@ -329,7 +343,7 @@ class QueryEngine:
         while True:
             count = sum(len(files) for _, files in needed.values())
             bounds.check_files(count)
-            context = self._context(files=True, brake=brake, memory=bounds.memory)
+            context = self._sessions.make(bounds.memory, files=True, brake=brake)
             plans = {
                 name: plan_table(context, cache, source, files, opened, bounds.check_time)
                 for name, (source, files) in needed.items()
@@ -363,7 +377,7 @@ class QueryEngine:
         extra: Extra | None,
         bounds: Bounds,
         *,
-        context: SessionContext | None = None,
+        context: SessionContext,
         made: Mapping[str, Table] | None = None,
         files: OpenFiles | None = None,
     ) -> Plan:
@@ -373,7 +387,6 @@ class QueryEngine:
         from walmill.query import provider
 
         cache = self._tables()
-        context = context or self._context()
         catalog = context.catalog(provider.CATALOG)
         catalog.deregister_schema(provider.SCHEMA)
         schema = provider.QuerySchema(cache, tables, made)
@@ -412,7 +425,7 @@ class QueryEngine:
         """The names of DataFusion's functions that aggregate."""
         if self._aggregating is None:
             asked = "SELECT DISTINCT routine_name FROM information_schema.routines WHERE function_type = 'AGGREGATE'"
-            found = self._context().sql(asked).to_arrow_table()
+            found = self._sessions.make(self._memory_limit).sql(asked).to_arrow_table()
             self._aggregating = frozenset(found.column(0).to_pylist())
         return self._aggregating
 
@@ -424,40 +437,12 @@ class QueryEngine:
                 self._cache = provider.TableCache()
             return self._cache
 
-    def _context(
-        self,
-        *,
-        files: bool = False,
-        brake: Brake | None = None,
-        memory: int | None = None,
-        partitions: int | None = None,
-    ) -> SessionContext:
-        """A session for one query; with `files` one that plans well over sorted files."""
-        from datafusion import RuntimeEnvBuilder, SessionConfig
-
-        from walmill.query import provider
-
-        pool = self._memory_limit if memory is None else memory
-        runtime = RuntimeEnvBuilder().with_disk_manager_disabled().with_greedy_memory_pool(pool)
-        config = SessionConfig().with_target_partitions(partitions or self._partitions)
-        if partitions == 1:
-            config = config.set("datafusion.optimizer.max_passes", "1")
-        if files:
-            # rows that are merged come and stay in order; and planning opens no file
-            config = config.set("datafusion.optimizer.prefer_existing_sort", "true")
-            config = config.set("datafusion.execution.collect_statistics", "false")
-        context = provider.new_context(config, runtime)
-        for function in self._functions:
-            context.register_udf(function)
-        if brake is not None:
-            context.register_udf(brake.function())
-        return context
-
     def functions(self) -> frozenset[str]:
         """Names of the functions that SQL has, those that are rewritten included."""
         from walmill.query import functions, gapfill
 
-        found = self._context().sql("SELECT DISTINCT routine_name FROM information_schema.routines").to_arrow_table()
+        asked = "SELECT DISTINCT routine_name FROM information_schema.routines"
+        found = self._sessions.make(self._memory_limit).sql(asked).to_arrow_table()
         return frozenset((*found.column(0).to_pylist(), *functions.NAMES, *gapfill.NAMES))
 
     def add_functions(self, functions: Sequence[SqlFunction]) -> None:
@@ -465,9 +450,19 @@ class QueryEngine:
         if functions:
             from datafusion import udf
 
-            self._functions += tuple(
-                udf(one.function, list(one.arguments), one.returns, one.volatility, one.name) for one in functions
+            self._sessions.add_functions(
+                [udf(one.function, list(one.arguments), one.returns, one.volatility, one.name) for one in functions]
             )
+
+    def _used(self, plan: Plan | Ready) -> None:
+        """All of an answer was read: the next query can have its session."""
+        if isinstance(plan, Plan) and plan.quick and plan.kind is not None:
+            from walmill.query.provider import SCHEMA
+
+            self._sessions.give_back(plan.context, plan.kind, (SCHEMA, *plan.extra))
+
+    def _meaning_for(self, plan: Plan | Ready, error: BaseException, bounds: Bounds) -> BaseException:
+        return error if isinstance(plan, Ready) else self._meaning(error, plan.schema, plan.extra, plan.files, bounds)
 
     def _meaning(
         self,

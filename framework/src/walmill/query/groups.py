@@ -62,19 +62,19 @@ def read_rows(
     """
     wanted = [name for name in dict.fromkeys([*asked.columns, *asked.tags]) if name in footer.names]
     arrays = columns.of(file, path, footer, group, wanted)
-    places = _places(arrays, asked)
-    if len(places) == 0:
+    found = places(arrays, asked)
+    if len(found) == 0:
         return None
-    first, last = int(places[0]), int(places[-1])
-    together = last - first + 1 == len(places)  # as it is with rows of one series, which are sorted by time
+    first, last = int(found[0]), int(found[-1])
+    together = last - first + 1 == len(found)  # as it is with rows of one series, which are sorted by time
     kinds = narrow(arrow_schema(schema), asked)
     made = []
     for one in kinds:
         if one.name not in arrays:
-            made.append(pa.nulls(len(places), one.type))
+            made.append(pa.nulls(len(found), one.type))
             continue
         array = arrays[one.name]
-        chosen = array.slice(first, len(places)) if together else array.take(pa.array(places))
+        chosen = array.slice(first, len(found)) if together else array.take(pa.array(found))
         made.append(chosen.cast(one.type))
     return pa.RecordBatch.from_arrays(made, schema=kinds)
 
@@ -84,17 +84,45 @@ def narrow(columns: pa.Schema, asked: Asked) -> pa.Schema:
     return pa.schema([columns.field(name) for name in asked.columns])
 
 
-def _places(arrays: Mapping[str, pa.Array], asked: Asked) -> Ints:
-    """Which rows are asked for."""
-    times = arrays[TIME].view(pa.int64()).to_numpy()
+def places(arrays: Mapping[str, pa.Array], asked: Asked) -> Ints:
+    """Which rows are asked for.
+
+    Args:
+        arrays: The columns by which rows are chosen, the time among them if it bounds anything.
+        asked: What is asked.
+    """
     if not asked.tags:
-        return np.flatnonzero((times >= asked.low) & (times <= asked.high))
-    found: Ints = np.flatnonzero(
-        np.logical_and.reduce([_has(arrays[tag], values) for tag, values in asked.tags.items()])
-    )
-    chosen = times[found]
-    inside: Ints = found[(chosen >= asked.low) & (chosen <= asked.high)]
-    return inside
+        return _between(arrays[TIME], asked)
+    if TIME not in arrays:
+        return _with_tags(arrays, asked)
+    if all(isinstance(arrays[tag], pa.DictionaryArray) for tag in asked.tags):
+        found = _with_tags(arrays, asked)
+        times = arrays[TIME].view(pa.int64()).to_numpy()[found]
+        inside: Ints = found[(times >= asked.low) & (times <= asked.high)]
+        return inside
+    found = _between(arrays[TIME], asked)  # texts take longer to be compared than times
+    if len(found) == 0:
+        return found
+    first, last = int(found[0]), int(found[-1]) + 1
+    fewer = {tag: arrays[tag].slice(first, last - first) for tag in asked.tags}
+    if last - first > len(found):
+        fewer = {tag: arrays[tag].take(pa.array(found)) for tag in asked.tags}
+    chosen: Ints = found[_with_tags(fewer, asked)]
+    return chosen
+
+
+def _between(column: pa.Array, asked: Asked) -> Ints:
+    times = column.view(pa.int64()).to_numpy()
+    return np.flatnonzero((times >= asked.low) & (times <= asked.high))
+
+
+def _with_tags(arrays: Mapping[str, pa.Array], asked: Asked) -> Ints:
+    if len(asked.tags) == 1:
+        ((tag, values),) = asked.tags.items()
+        if len(values) == 1 and not isinstance(arrays[tag], pa.DictionaryArray):
+            found: Ints = pc.indices_nonzero(pc.equal(arrays[tag], next(iter(values)))).to_numpy()
+            return found
+    return np.flatnonzero(np.logical_and.reduce([_has(arrays[tag], values) for tag, values in asked.tags.items()]))
 
 
 def _has(column: pa.Array, values: frozenset[str]) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,10 +23,12 @@ class Made:
     Attributes:
         schema: Gives its columns, without making it.
         make: Makes it.
+        find: Gives rows among which are all that have one of some texts in each of some columns; None if that is not known.
     """
 
     schema: Callable[[], pa.Schema]
     make: Callable[[], pa.Table]
+    find: Callable[[Mapping[str, frozenset[str]]], pa.Table | None] = lambda wanted: None
 
 
 GIVEN_SCHEMA, GIVEN_TABLE = "given", "measurement"
@@ -39,7 +41,21 @@ Extra = Mapping[str, Mapping[str, Made]]
 
 @frozen
 class Plan:
-    """A planned query and all that has to live as long as it runs."""
+    """A planned query and all that has to live as long as it runs.
+
+    Attributes:
+        context: The session.
+        schema: Its tables.
+        extra: Those of further schemas.
+        frame: The plan.
+        files: Those that it reads.
+        told: What is said of them, if that was asked.
+        num_files: So many files are read.
+        rows: So many rows at most.
+        brake: What stops its joins.
+        quick: Whether it is read by whoever asks, since it takes milliseconds.
+        kind: As what its session is given back, for another query; None if it is not.
+    """
 
     context: SessionContext
     schema: QuerySchema
@@ -51,6 +67,12 @@ class Plan:
     rows: int = 0
     brake: Brake | None = None
     quick: bool = False
+    kind: tuple[int, int] | None = None
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns of the answer."""
+        return self.frame.schema()
 
     def start(self) -> RecordBatchStream:
         """The running query.
@@ -75,4 +97,25 @@ class Plan:
         """What comes behind the rows of the plan: how tables were read, if that was asked."""
         if self.told is None:
             return []
-        return [pa.RecordBatch.from_pylist([{"plan_type": "files", "plan": self.told}], schema=self.frame.schema())]
+        return [pa.RecordBatch.from_pylist([{"plan_type": "files", "plan": self.told}], schema=self.columns)]
+
+
+@frozen
+class Ready:
+    """A query whose answer is there already, without a plan."""
+
+    batches: list[pa.RecordBatch]
+    columns: pa.Schema
+    num_files: int = 0
+    quick: bool = True
+
+    def start(self) -> Iterator[pa.RecordBatch]:
+        """The answer."""
+        return iter(self.batches)
+
+    def close(self) -> None:
+        """Nothing is to be removed."""
+
+    def last(self) -> list[pa.RecordBatch]:
+        """Nothing comes behind it."""
+        return []

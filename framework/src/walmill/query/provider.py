@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from datafusion import Expr, SessionConfig, SessionContext, col, lit
 from datafusion.catalog import SchemaProvider, Table
 
@@ -41,15 +41,32 @@ _MOST_INDEXES = 256
 Groups = tuple[tuple[tuple[pa.RecordBatch, ...], Table], ...]
 
 
+@frozen(eq=False)
+class _Span:
+    """Some rows, and the times between which they lie, ns."""
+
+    batch: pa.RecordBatch
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> _Span:
+        """That of a batch, which has rows."""
+        times = times_of(batch)
+        return cls(batch, int(times.min()), int(times.max()))
+
+
 @define(eq=False)
 class _Line:
-    """What is known of one line of snapshots: the newest rows seen, tables over their batches, the times of the first rows."""
+    """What is known of one line of snapshots: the newest rows seen, tables over their batches, the times of the first rows and
+    those of each batch, by its number as long as it is held."""
 
     lock: threading.Lock = field(factory=threading.Lock)
     unique: UniqueRows | None = None
     spanned: int = 0
     span: tuple[int, int] | None = None
     groups: Groups = ()
+    spans: dict[int, _Span] = field(factory=dict)
 
 
 class TableCache:
@@ -122,6 +139,27 @@ class TableCache:
             unique = advance(line.unique, buffer)
         batches = [batch.filter(pa.array(inside(times_of(batch), ranges))) for batch in unique.batches()]
         return pa.Table.from_batches(batches, unique.schema)
+
+    def rows(self, buffer: TableBuffer, low: int, high: int) -> list[pa.RecordBatch]:
+        """Rows of a snapshot, without repetitions, among which are all of some time.
+
+        Args:
+            buffer: The snapshot.
+            low: The earliest time, ns.
+            high: The latest time, ns.
+
+        Returns:
+            Batches with the columns of the table.
+        """
+        if buffer.num_rows == 0:
+            return []
+        line = self._line(buffer)
+        with line.lock:
+            unique = advance(line.unique, buffer)
+            if line.unique is None or unique.rows >= line.unique.rows:
+                line.unique = unique
+            line.spans = {id(part): line.spans.get(id(part)) or _Span.of(part) for part in unique.batches()}
+            return [one.batch for one in line.spans.values() if one.low <= high and one.high >= low]
 
     def index(self, files: tuple[DataFile, ...]) -> FileIndex:
         """The files of a table by time."""

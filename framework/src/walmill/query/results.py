@@ -14,10 +14,10 @@ from attrs import frozen
 from walmill.query.bounds import Bounds
 from walmill.query.driver import Driver, wait
 from walmill.query.errors import QueryStopped, QueryTooLarge, out_of_time
-from walmill.query.plan import Plan
+from walmill.query.plan import Plan, Ready
 
 if TYPE_CHECKING:
-    from datafusion import RecordBatchStream
+    from datafusion import RecordBatch, RecordBatchStream
 
 
 class Watch(Protocol):
@@ -54,12 +54,13 @@ class Nobody:
 class Running:
     """A query whose batches are being read."""
 
-    plan: Plan
-    stream: RecordBatchStream
+    plan: Plan | Ready
+    stream: RecordBatchStream | Iterator[pa.RecordBatch]
     driver: Driver
     bounds: Bounds
     meaning: Callable[[BaseException], BaseException]
     watch: Watch
+    used: Callable[[], None]
 
 
 class ResultStream(Iterator[pa.RecordBatch]):
@@ -82,7 +83,7 @@ class ResultStream(Iterator[pa.RecordBatch]):
         self.quick = running.plan.quick
         running.watch.started(self.stop)
         self._first = self._read()
-        self.schema: pa.Schema = running.plan.frame.schema() if self._first is None else self._first.schema
+        self.schema: pa.Schema = running.plan.columns if self._first is None else self._first.schema
 
     def __iter__(self) -> ResultStream:
         return self
@@ -92,7 +93,10 @@ class ResultStream(Iterator[pa.RecordBatch]):
         if batch is None:
             batch = self._read()
         if batch is None:
+            running = self._running
             self.close()
+            if running is not None:
+                running.used()
             raise StopIteration
         self._count(batch)
         return batch
@@ -182,7 +186,7 @@ def _closing(stream: ResultStream) -> Iterator[pa.RecordBatch]:
         yield from stream
 
 
-async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
+async def _next_batch(stream: Any) -> pa.RecordBatch | None:
     async for batch in stream:
         rows = batch.to_pyarrow()
         if rows.num_rows:
@@ -190,18 +194,25 @@ async def _next_batch(stream: RecordBatchStream) -> pa.RecordBatch | None:
     return None
 
 
-def _next_here(stream: RecordBatchStream) -> pa.RecordBatch | None:
+def _next_here(stream: RecordBatchStream | Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
     for batch in stream:
-        rows = batch.to_pyarrow()
+        rows = _arrow(batch)
         if rows.num_rows:
             return rows
     return None
 
 
-def read_here(stream: RecordBatchStream, watch: Watch, bounds: Bounds) -> list[pa.RecordBatch]:
+def _arrow(batch: RecordBatch | pa.RecordBatch) -> pa.RecordBatch:
+    return batch if isinstance(batch, pa.RecordBatch) else batch.to_pyarrow()
+
+
+def read_here(
+    stream: RecordBatchStream | Iterator[pa.RecordBatch], watch: Watch, bounds: Bounds
+) -> list[pa.RecordBatch]:
+    """All batches, read by whoever asks."""
     found: list[pa.RecordBatch] = []
     for batch in stream:
-        found.append(batch.to_pyarrow())
+        found.append(_arrow(batch))
         watch.rows += found[-1].num_rows
         bounds.check_rows(watch.rows)
     return found

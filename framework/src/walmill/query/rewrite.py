@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Container
+from functools import lru_cache
 
 from walmill.errors import InvalidRequest
 from walmill.query import brake, cachetables, functions, gapfill
 from walmill.query.brake import Brake
 from walmill.query.syntax import Node, parse, write
 
-_MAY_CALL = re.compile("|".join([*functions.NAMES, *gapfill.NAMES, *cachetables.NAMES]), re.IGNORECASE)
+_FUNCTIONS, _GAPS, _CACHES = (
+    re.compile("|".join(names), re.IGNORECASE) for names in (functions.NAMES, gapfill.NAMES, cachetables.NAMES)
+)
 """A text that holds none of these names calls none of the functions, and is not parsed here."""
 
 
@@ -30,17 +33,33 @@ def rewrite(
     Raises:
         InvalidRequest: If one of them is called in a way that means nothing.
     """
-    may_call, may_join = _MAY_CALL.search(sql), brake.MAY_JOIN.search(sql)
+    fills, may_join = bool(_GAPS.search(sql)), bool(brake.MAY_JOIN.search(sql))
+    may_call = fills or bool(_FUNCTIONS.search(sql) or _CACHES.search(sql))
     if not may_call and not may_join:
         return sql, None
     try:
-        return _rewritten(sql, aggregates, tables, may_call=bool(may_call), may_join=bool(may_join))
+        if not fills and not may_join:
+            return _expanded(sql), None
+        return _rewritten(sql, aggregates, tables, may_call=may_call, may_join=may_join)
     except RecursionError:
         if may_call:
             raise InvalidRequest(
                 "the statement is nested too deeply, for it calls functions that are rewritten; a long chain of OR can be IN (…)"
             ) from None
         return sql, None  # it runs all the same
+
+
+@lru_cache(256)  # a dashboard asks the same again and again
+def _expanded(sql: str) -> str:
+    """The same without calls of tables of caches, and of functions that others stand for."""
+    tree = parse(sql)
+    if tree is None:
+        return sql
+    if _CACHES.search(sql):
+        tree = [cachetables.resolve(one) for one in tree]
+    if _FUNCTIONS.search(sql):
+        tree = [functions.expand(one) for one in tree]
+    return write(tree)
 
 
 def _rewritten(

@@ -12,6 +12,10 @@ Node = Any
 """A dict with one member, whose name is the kind of the node; a list; or a plain value."""
 
 
+PLACES = ("span", "select_token")
+"""Members that say where something stands in the text: most of a tree, and nothing of what it means."""
+
+
 def parse(sql: str) -> list[Node] | None:
     """The statements of a text; None if it cannot be parsed: DataFusion says why, when it gets it."""
     import sqloxide  # type: ignore[import-untyped]
@@ -88,7 +92,7 @@ def replace(node: Node, change: Callable[[Node], Node | None]) -> Node:
     """
     if isinstance(node, dict):
         for key, value in node.items():
-            if isinstance(value, dict | list):
+            if isinstance(value, dict | list) and key not in PLACES:
                 node[key] = replace(value, change)
     elif isinstance(node, list):
         node[:] = [replace(value, change) if isinstance(value, dict | list) else value for value in node]
@@ -97,11 +101,12 @@ def replace(node: Node, change: Callable[[Node], Node | None]) -> Node:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """All dicts of a tree, from the root down."""
+    """All dicts of a tree that mean something, from the root down."""
     if isinstance(node, dict):
         yield node
-        for value in node.values():
-            yield from walk(value)
+        for key, value in node.items():
+            if isinstance(value, dict | list | tuple) and key not in PLACES:
+                yield from walk(value)
     elif isinstance(node, list | tuple):  # what belongs to GROUP BY is a tuple
         for value in node:
             yield from walk(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import pyarrow as pa
 from attrs import frozen
 
 from walmill.errors import NotFound
@@ -12,7 +13,7 @@ from walmill.model.valuecache import Kind, ValueCache
 from walmill.query.cachetables import SEPARATOR
 from walmill.query.plan import Extra, Made
 from walmill.store.view import View
-from walmill.values.content import shown_schema
+from walmill.values.content import key_of, shown_schema
 from walmill.values.keep import ValueCaches
 from walmill.values.manage import find
 
@@ -29,7 +30,19 @@ class CacheTables(Mapping[str, Made]):
     def __getitem__(self, name: str) -> Made:
         cache = self.cache(name)
         schema = self.view.catalog.tables[cache.table_id].schema
-        return Made(lambda: shown_schema(cache, schema), lambda: self.caches.table(cache, self.view))
+        return Made(
+            lambda: shown_schema(cache, schema),
+            lambda: self.caches.table(cache, self.view),
+            lambda wanted: self._of_keys(cache, wanted),
+        )
+
+    def _of_keys(self, cache: ValueCache, wanted: Mapping[str, frozenset[str]]) -> pa.Table | None:
+        """The rows of one key, if all of it is known."""
+        if cache.kind != "last" or any(len(texts) != 1 for texts in wanted.values()):
+            return None
+        schema = self.view.catalog.tables[cache.table_id].schema
+        keys = {name: next(iter(texts)) for name, texts in wanted.items() if name in key_of(cache, schema)}
+        return self.caches.of_key(cache, self.view, keys)
 
     def cache(self, name: str) -> ValueCache:
         """The cache that is meant.

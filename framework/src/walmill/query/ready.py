@@ -1,0 +1,124 @@
+"""Answers that are there at once: plain statements over few rows of memory, of files, or of what somebody keeps ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from attrs import evolve
+
+from walmill.buffer.source import TableSource
+from walmill.model.schema import arrow_schema
+from walmill.query.asked import Asked, Simple, exactly
+from walmill.query.bounds import Bounds
+from walmill.query.plain import Plain, answer, chosen, few, plain, texts
+from walmill.query.plan import Made, Ready
+
+if TYPE_CHECKING:
+    from walmill.query.groups import Few
+    from walmill.query.provider import TableCache
+
+
+def of_memory(
+    cache: TableCache, source: TableSource, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds
+) -> Ready | None:
+    """The answer out of a table that has no files; None if a planner is needed.
+
+    Args:
+        cache: Rows of tables in memory.
+        source: The table.
+        one: The statement.
+        params: Values of its placeholders.
+        now: What `now()` is, ns.
+        bounds: What the query may take.
+    """
+    said = _plainly(one, params)
+    return None if said is None else _of_rows(said, (), cache, source, one, params, now, bounds)
+
+
+def of_few(
+    found: Few, cache: TableCache, source: TableSource, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds
+) -> Ready | None:
+    """The answer out of the rows that a statement can need; None if a planner is needed.
+
+    Args:
+        found: These rows.
+        cache: Rows of tables in memory.
+        source: The table.
+        one: The statement.
+        params: Values of its placeholders.
+        now: What `now()` is, ns.
+        bounds: What the query may take.
+    """
+    said = _plainly(one, params)
+    if said is None:
+        return None
+    ready = _of_rows(said, found.batches, cache, source if found.buffer else None, one, params, now, bounds, source)
+    return None if ready is None else evolve(ready, num_files=found.files)
+
+
+def of_made(made: Made, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds) -> Ready | None:
+    """The answer out of a table that is made when a query names it; None if a planner is needed.
+
+    Args:
+        made: The table.
+        one: The statement.
+        params: Values of its placeholders.
+        now: What `now()` is, ns.
+        bounds: What the query may take.
+
+    Raises:
+        WalmillError: If it cannot be made.
+    """
+    said = _plainly(one, params)
+    if said is None:
+        return None
+    schema = made.schema()
+    exact, needs = exactly(one, texts(schema), params, now), said.needs(schema.names)
+    if exact is None or needs is None or not said.can(schema):
+        return None
+    rows = made.find(exact.tags) if exact.tags else None
+    batches = (made.make() if rows is None else rows).to_batches()
+    return _answered(said, batches, exact, needs, schema, bounds)
+
+
+def _plainly(one: Simple, params: Mapping[str, Any]) -> Plain | None:
+    if one.placeholders != {f"${name}" for name in params}:
+        return None  # what is missing or left over is told by whoever plans
+    return plain(one)
+
+
+def _of_rows(
+    said: Plain,
+    batches: Sequence[pa.RecordBatch],
+    cache: TableCache,
+    memory: TableSource | None,
+    one: Simple,
+    params: Mapping[str, Any],
+    now: int,
+    bounds: Bounds,
+    table: TableSource | None = None,
+) -> Ready | None:
+    source = table or memory
+    assert source is not None
+    schema = arrow_schema(source.schema)
+    exact, needs = exactly(one, source.schema.tags, params, now), said.needs(schema.names)
+    if exact is None or needs is None or not said.can(schema):
+        return None
+    if source.cut_off is not None:
+        exact = evolve(exact, low=max(exact.low, source.cut_off))
+    rows = [*batches, *([] if memory is None else cache.rows(memory.buffer, exact.low, exact.high))]
+    return _answered(said, rows, exact, needs, schema, bounds)
+
+
+def _answered(
+    said: Plain, batches: Sequence[pa.RecordBatch], exact: Asked, needs: list[str], schema: pa.Schema, bounds: Bounds
+) -> Ready | None:
+    if not few(batches):
+        return None
+    rows = chosen(batches, exact, needs, schema)
+    if rows.nbytes > bounds.memory:
+        return None
+    found = said.of(rows)
+    return Ready(answer(found), found.schema)
