@@ -131,7 +131,7 @@ class Caches(Replays):
     def warm_caches(self, view: View, database: str) -> None:
         """Has the caches of a database current, before a query is planned: then they can run no SQL of their own."""
         for cache in caches_of(view, database):
-            self._values.table(cache, view)
+            self._values.warm(cache, view)
 
     def read(self, view: View, database: str, sql: str) -> Iterator[pa.RecordBatch]:
         """Runs SQL on a view, batch by batch."""

@@ -12,15 +12,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import pyarrow as pa
-from attrs import define, field
+from attrs import define, field, frozen
 
 from walmill.buffer.table import Log, TableBuffer
 from walmill.errors import WalmillError
+from walmill.model.catalog import Catalog
 from walmill.model.schema import TIME, TableSchema
 from walmill.model.valuecache import ValueCache
 from walmill.observe.log import get_logger
 from walmill.store.view import View
-from walmill.values.content import fold_distinct, fold_last, key_of, places_of, shown_distinct, shown_last, within
+from walmill.values.content import (
+    columns_of,
+    fold_distinct,
+    fold_last,
+    key_of,
+    places_of,
+    shown_distinct,
+    shown_last,
+    within,
+)
 
 log = get_logger("walmill.values")
 
@@ -44,6 +54,45 @@ class Host(Protocol):
         """Runs SQL on a view, batch by batch."""
 
 
+@frozen(eq=False)
+class Index:
+    """Where in what a `last` cache holds each key is.
+
+    Attributes:
+        held: What it holds.
+        kinds: The columns of the key, and of which type their values are.
+        places: The rows of each key.
+        shown: The same rows as a query sees them; None if some may have expired.
+    """
+
+    held: pa.RecordBatch
+    kinds: tuple[tuple[str, type | None], ...]
+    places: Mapping[tuple[Any, ...], list[int]]
+    shown: pa.RecordBatch | None
+
+    @classmethod
+    def of(cls, held: pa.RecordBatch, cache: ValueCache, schema: TableSchema) -> Index:
+        """That of what a cache holds."""
+        names = key_of(cache, schema)
+        kinds = [str if name in schema.tags else _PYTHON.get(schema.fields.get(name, "")) for name in names]
+        shown = held.select(columns_of(cache, schema)) if cache.ttl is None else None
+        return cls(held, tuple(zip(names, kinds, strict=True)), places_of(held, names), shown)
+
+    def find(self, keys: Mapping[str, Any]) -> list[int] | None:
+        """In which rows a key is; None if not all of it is given, or in other types."""
+        if len(keys) != len(self.kinds):
+            return None
+        for name, kind in self.kinds:
+            if type(keys.get(name)) is not kind:
+                return None
+        return self.places.get(tuple([keys[name] for name, _ in self.kinds]), [])
+
+
+def _at(rows: pa.RecordBatch, places: list[int]) -> pa.RecordBatch:
+    found: pa.RecordBatch = rows.slice(places[0], 1) if len(places) == 1 else rows.take(pa.array(places, pa.int64()))
+    return found
+
+
 @define(eq=False)
 class Content:
     """What one cache holds.
@@ -53,30 +102,25 @@ class Content:
         line: The line of snapshots of the table whose rows were taken in.
         rows: So many rows of that line were taken in.
         asked: What it held when it was asked for a key; what is asked for again gets an index.
-        index: In which rows of that each key is.
+        index: Where in that each key is.
     """
 
     held: pa.RecordBatch | None = None
     line: weakref.ref[Log] | None = None
     rows: int = 0
     asked: pa.RecordBatch | None = None
-    index: Mapping[tuple[Any, ...], list[int]] | None = None
+    index: Index | None = None
     lock: threading.RLock = field(factory=threading.RLock)
 
-    def of_key(self, held: pa.RecordBatch, names: tuple[str, ...], key: tuple[Any, ...]) -> pa.RecordBatch | None:
-        """The rows of a key, found in an index; None if there is none, which is made when what is held is asked again."""
+    def index_of(self, held: pa.RecordBatch, cache: ValueCache, schema: TableSchema) -> Index | None:
+        """An index of what is held; None if it is asked for the first time: to make one takes longer than to look once."""
         with self.lock:
-            again = self.asked is held
-            if not again:
+            if self.asked is not held:
                 self.asked, self.index = held, None
                 return None
             if self.index is None:
-                self.index = places_of(held, names)
-            places = self.index.get(key, [])
-        found: pa.RecordBatch = (
-            held.slice(places[0], 1) if len(places) == 1 else held.take(pa.array(places, pa.int64()))
-        )
-        return found
+                self.index = Index.of(held, cache, schema)
+            return self.index
 
     def place(self, buffer: TableBuffer | None) -> int | None:
         """From which row of a snapshot rows are new; None if the snapshot is of another line, so all has to be read."""
@@ -111,6 +155,14 @@ class ValueCaches:
         self._wake = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
+        self._known: tuple[Catalog, dict[tuple[Any, ...], ValueCache]] | None = None
+
+    def known_in(self, catalog: Catalog) -> dict[tuple[Any, ...], ValueCache]:
+        """What was looked up in a catalog, by whatever whoever looks it up wants."""
+        known = self._known
+        if known is None or known[0] is not catalog:
+            self._known = known = catalog, {}
+        return known[1]
 
     def start(self) -> None:
         """There are caches, or one more: begins to keep them, if it does not yet."""
@@ -192,25 +244,29 @@ class ValueCaches:
             keys: The values of its key, by column.
         """
         schema = view.catalog.tables[cache.table_id].schema
-        names = key_of(cache, schema)
-        kinds = [str if name in schema.tags else _PYTHON.get(schema.fields.get(name, "")) for name in names]
-        if set(keys) != set(names) or any(
-            type(keys[name]) is not kind for name, kind in zip(names, kinds, strict=True)
-        ):
-            return None
-        held, now = self._current(cache, view), self._host.now_ns()
-        with self._lock:
-            content = self._contents.get(cache.id)
-        rows = None if content is None else content.of_key(held, names, tuple(keys[name] for name in names))
-        if rows is None:
+        held = self._current(cache, view)
+        content = self._contents.get(cache.id)
+        index = None if content is None else content.index_of(held, cache, schema)
+        places = None if index is None else index.find(keys)
+        if index is None or places is None:
             return None
         period = view.catalog.period_of(cache.table_id)
-        return pa.Table.from_batches([shown_last(rows, cache, schema, now, None if period is None else now - period)])
+        if index.shown is not None and period is None:
+            return pa.Table.from_batches([_at(index.shown, places)])
+        now = self._host.now_ns()
+        cut_off = None if period is None else now - period
+        return pa.Table.from_batches([shown_last(_at(held, places), cache, schema, now, cut_off)])
+
+    def warm(self, cache: ValueCache, view: View) -> None:
+        """Has a cache take in what a view has."""
+        self._current(cache, view)
 
     def _current(self, cache: ValueCache, view: View) -> pa.RecordBatch:
         """What a cache holds when all rows of a view are taken in."""
-        with self._lock:
-            content = self._contents.setdefault(cache.id, Content())
+        content = self._contents.get(cache.id)
+        if content is None:
+            with self._lock:
+                content = self._contents.setdefault(cache.id, Content())
         with content.lock:
             buffer = view.tables.get(cache.table_id)
             start = content.place(buffer)

@@ -50,6 +50,13 @@ class CacheTables(Mapping[str, Made]):
         Raises:
             NotFound: If there is none.
         """
+        known = self.caches.known_in(self.view.catalog)
+        key = self.kind, self.database.id, name
+        if key not in known:
+            known[key] = self._cache(name)
+        return known[key]
+
+    def _cache(self, name: str) -> ValueCache:
         table, _, wanted = name.partition(SEPARATOR)
         found = self.view.catalog.find_table(self.database, table)
         cache = None if found is None else find(self.view.catalog, found, self.kind, wanted or None)
