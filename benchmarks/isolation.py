@@ -100,6 +100,27 @@ class Answers:
     async def on_request(self, request):
         return "hello"
 '''
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "walmill-apart"
+version = "1.0"
+dependencies = ["walmill-hookspecs>=0.1,<0.2"]
+[project.entry-points.walmill]
+apart = "walmill_apart"
+[tool.hatch.build]
+include = ["walmill_apart.py"]
+"""
+APART = '''
+"""Does nothing, in an environment of its own."""
+from walmill_hookspecs import hookimpl
+
+@hookimpl
+def on_write(batch):
+    pass
+'''
 NAMES = ("Nothing", "Reads", "Asks", "Burns", "Slow", "Answers", "Deaf", "Ticks")
 
 
@@ -235,17 +256,32 @@ def beside(plugin: str | None, executor: str = "process") -> tuple[float, float]
         return ingest(mill, 5.0)
 
 
-def starts() -> list[list[Any]]:
-    """How long it takes until a worker answers, and until another one has taken the place of one that was killed."""
+def apart(mill: Engine) -> str:
+    """Installs a plugin into an environment of its own, and gives its name."""
+    with tempfile.TemporaryDirectory(prefix="walmill-bench-") as directory:
+        place = Path(directory)
+        (place / "pyproject.toml").write_text(PROJECT)
+        (place / "walmill_apart.py").write_text(APART)
+        mill.install_plugin(directory, lambda line: None)
+    return "apart"
+
+
+def starts(name: str) -> list[list[Any]]:
+    """How long it takes until a worker answers, and until another one has taken the place of one that was killed.
+
+    Args:
+        name: What is said of the environment in the table.
+    """
     import os
     import signal
 
     made, replaced = [], []
     with engine() as mill:
-        trigger(mill, "nothing", "process")
+        plugin = apart(mill) if name == "its own" else "nothing"
+        trigger(mill, plugin, "process")
         body = bodies(1, 200)
         mill.write(body[0], database="bench")
-        while not mill.run_counts.get(("bench", "nothing", "ok")):
+        while not mill.run_counts.get(("bench", plugin, "ok")):
             time.sleep(0.001)
         executor = mill._processes
         assert executor is not None
@@ -273,8 +309,8 @@ def starts() -> list[list[Any]]:
             made.append(mill._mill.run(take()).result())
             replaced.append(mill._mill.run(replace()).result())
     return [
-        ["start", micro(percentile(made, 0.5)), micro(percentile(made, 0.99))],
-        ["kill and replacement", micro(percentile(replaced, 0.5)), micro(percentile(replaced, 0.99))],
+        ["start", name, micro(percentile(made, 0.5)), micro(percentile(made, 0.99))],
+        ["kill and replacement", name, micro(percentile(replaced, 0.5)), micro(percentile(replaced, 0.99))],
     ]
 
 
@@ -369,7 +405,8 @@ def noise(given: argparse.Namespace) -> None:
 @part
 def life(given: argparse.Namespace) -> None:
     """Starts."""
-    table("Workers", ("what", "p50", "p99"), starts())
+    rows = [row for name in ("the server's", "its own") for row in starts(name)]
+    table("Workers", ("what", "environment", "p50", "p99"), rows)
 
 
 @part
