@@ -247,3 +247,27 @@ def test_another_now_is_planned_over_the_files(engines, store, monkeypatch):
     monkeypatch.setattr("walmill.query.engine.SLACK", 0)  # as if its files had taken long to come
     assert not planned(engines[0], source, sql)[0]
     assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu")[0]
+
+
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM cpu WHERE 1 = 0",
+        "SELECT * FROM cpu WHERE host = 'a' AND host = 'b'",
+        "SELECT host, avg(load + 1) AS m FROM cpu WHERE false GROUP BY host ORDER BY m",
+        "SELECT date_trunc('minute', time) AS t, host, avg(load) AS m FROM cpu WHERE host = 'a' AND (host = '') AND host = 'a' "
+        "GROUP BY 1, host ORDER BY t DESC",
+        "SELECT host FROM cpu WHERE load > 1 AND n = 2 AND n = 3 AND host = '' AND host = 'a'",
+        "SELECT x.host FROM cpu x JOIN cpu y ON x.host = y.host WHERE x.host = 'a' AND y.host = 'b'",
+    ],
+)
+def test_conditions_that_nothing_fulfils(engines, store, sql, short):
+    assert engines[0 if short else 1].query({"cpu": store.source()}, sql).num_rows == 0
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_conditions_that_everything_fulfils(engines, store, short):
+    engine, source = engines[0 if short else 1], store.source()
+    assert engine.query({"cpu": source}, "SELECT host, load + 1 FROM cpu WHERE true").num_rows == 41
+    assert engine.query({"cpu": source}, "SELECT host FROM cpu WHERE 1 = 1 AND (n < 5 OR true)").num_rows == 41

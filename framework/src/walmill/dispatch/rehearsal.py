@@ -19,7 +19,7 @@ from attrs import evolve, field, frozen
 
 from walmill.context.local import CachedValues
 from walmill.dispatch.history import RunRow
-from walmill.dispatch.services import STOP_SECONDS
+from walmill.dispatch.lasting import STOP_SECONDS, insist
 from walmill.dispatch.station import Ended, Event, Station, StationHost
 from walmill.errors import WalmillError
 from walmill.ingest.render import render_row
@@ -397,13 +397,12 @@ async def rehearse(stage: Stage, station: Station, part: Part) -> Report:
 
 
 async def _ask_to_end(station: Station, task: asyncio.Task[Ended], lasts: float) -> None:
-    """Has a source run for a while, as `walmill.dispatch.services.ServiceDesk` ends one."""
+    """Has a source run for a while, as `walmill.dispatch.services` ends one."""
     if (await asyncio.wait({task}, timeout=lasts))[0]:
         return
     station.stop_soon()
     if not (await asyncio.wait({task}, timeout=STOP_SECONDS))[0]:
-        for state in list(station.runs.values()):
-            station.cancel_run(state, f"it was asked to end and did not within {STOP_SECONDS:g} s")
+        insist(station, list(station.runs.values()))
 
 
 def _accepted(result: Any) -> Answer:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from attrs import frozen
 
-from walmill.context.local import RunState
 from walmill.dispatch.consumer import backoff
+from walmill.dispatch.lasting import STOP_SECONDS, begin, insist
 from walmill.dispatch.station import Ended, Event, Station
 from walmill.errors import told
 from walmill.model.trigger import Trigger
@@ -20,8 +20,6 @@ from walmill.store.view import View
 
 STABLE_SECONDS = 60.0
 """A source that ran for so long is well: its next failure counts as the first."""
-STOP_SECONDS = 10.0
-"""A source that was asked to end and has not done so is cancelled."""
 LOOK_SECONDS = 5.0
 """So often a source takes the newest view: an old one holds memory that nobody else needs any more."""
 
@@ -99,9 +97,8 @@ class ServiceDesk:
         self._timers: list[asyncio.TimerHandle] = []
         self.waits = False
         station.on_change = self.begin_again
-        loop = asyncio.get_running_loop()
-        self.task = loop.create_task(self._keep())
-        station.tasks.add(self.task)
+        lost = "the source does not run any more until its trigger is enabled again"
+        self.task = begin(station, self._keep(), lost)
         self.task.add_done_callback(self._ended)
         self._look()
 
@@ -117,12 +114,7 @@ class ServiceDesk:
         self.station.stop_soon()
         states = list(self.station.runs.values())
         loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(STOP_SECONDS, self._insist, states))
-
-    def _insist(self, states: list[RunState]) -> None:
-        for state in self.station.runs.values():
-            if state in states:
-                self.station.cancel_run(state, f"it was asked to end and did not within {STOP_SECONDS:g} s")
+        self._timers.append(loop.call_later(STOP_SECONDS, insist, self.station, states))
 
     def _look(self) -> None:
         view = self._host.view()
@@ -137,16 +129,8 @@ class ServiceDesk:
             self._timers.append(asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self.station.tasks.discard(task)
         for timer in self._timers:
             timer.cancel()
-        if not task.cancelled() and task.exception() is not None:
-            log.error(
-                "the dispatcher met an error of its own; the source does not run any more until its trigger is enabled again",
-                database=self.station.database,
-                trigger=self.station.trigger.name,
-                exc_info=task.exception(),
-            )
 
     async def _keep(self) -> None:
         if self._before is not None:

@@ -11,19 +11,17 @@ from typing import Protocol
 from attrs import frozen
 
 from walmill.dispatch.consumer import backoff
+from walmill.dispatch.lasting import begin
 from walmill.dispatch.station import Ended, Event, Station
 from walmill.model.cursor import Cursor
 from walmill.model.files import DataFile
 from walmill.model.trigger import Trigger
-from walmill.observe.log import get_logger
 from walmill.store.view import View
 from walmill.triggers.spec import SnapshotSpec
 from walmill_hookspecs.types import SnapshotFile, SnapshotRecord, SnapshotTable
 
 MOST_FILES = 1000
 """About so many files are told at a time: a trigger that begins with all that is there makes its way in steps."""
-
-log = get_logger("walmill.dispatch")
 
 
 def new_files(view: View, database: int, spec: SnapshotSpec, after: int) -> dict[int, list[DataFile]]:
@@ -178,9 +176,8 @@ class SnapshotDesk:
         self._wake = asyncio.Event()
         self.waits = False
         station.on_change = self.look
-        self.task = asyncio.get_running_loop().create_task(self._keep())
-        station.tasks.add(self.task)
-        self.task.add_done_callback(self._ended)
+        lost = "snapshots are not told any more until the trigger is enabled again"
+        self.task = begin(station, self._keep(), lost)
 
     def look(self) -> None:
         """There are other files, or another version of the plugin."""
@@ -261,13 +258,3 @@ class SnapshotDesk:
             through=lambda: last,
             rows_in=sum(one.rows for table in record.tables for one in table.files),
         )
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.station.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error(
-                "the dispatcher met an error of its own; snapshots are not told any more until the trigger is enabled again",
-                database=self.station.database,
-                trigger=self.station.trigger.name,
-                exc_info=task.exception(),
-            )

@@ -310,7 +310,7 @@ def _instant(node: Node, params: Mapping[str, Any], now: tuple[int, int]) -> tup
         return (numbers[0], numbers[0]) if len(numbers) == 1 and numbers[0] is not None else None
     moved = node.get("BinaryOp")
     if moved is not None and moved["op"] in ("Plus", "Minus"):
-        start, span = _instant(moved["left"], params, now), _span(moved["right"])
+        start, span = _instant(moved["left"], params, now), span_of(moved["right"])
         if start is not None and span is not None:
             shift = span if moved["op"] == "Plus" else -span
             return start[0] + shift, start[1] + shift
@@ -339,7 +339,7 @@ def _read_time(text: str) -> tuple[int, int] | None:
     return at, at
 
 
-def _span(node: Node) -> int | None:
+def span_of(node: Node) -> int | None:
     """The length of an interval, ns; None if it is not of one unit that always lasts as long."""
     interval = node.get("Interval") if isinstance(node, dict) else None
     if interval is None or any(interval.get(one) for one in ("leading_field", "last_field", "leading_precision")):

@@ -33,6 +33,25 @@ _PLAIN_WILDCARD = ("wildcard_token",)
 _EXACT = (pa.types.is_integer, pa.types.is_string, pa.types.is_timestamp)
 """Types whose values have one order, and are equal or not, for everybody: of floating-point numbers that is not so."""
 
+Order = tuple[tuple[str, bool, bool], ...]
+"""By which columns is sorted: for each its name, whether the largest come first, and whether nulls do."""
+
+
+def is_exact(kind: pa.DataType) -> bool:
+    """Whether values of a type have one order, and are equal or not, for everybody."""
+    return any(one(kind) for one in _EXACT)
+
+
+def sort(rows: pa.Table, order: Order) -> pa.Table:
+    """Rows in an order."""
+    if not order:
+        return rows
+    keys = [
+        (name, "descending" if largest else "ascending", "at_start" if nulls else "at_end")
+        for name, largest, nulls in order
+    ]
+    return rows.take(pc.sort_indices(rows, sort_keys=keys))
+
 
 @frozen
 class Plain:
@@ -41,14 +60,14 @@ class Plain:
     Attributes:
         columns: The columns of the answer: those of the table, and what they are called there; None stands for all.
         distinct: Whether each row is there once.
-        order: Column of the table, whether the largest come first, and whether nulls do; for each by which is sorted.
+        order: By which columns of the table is sorted.
         limit: So many rows at most; None for all.
         offset: So many rows are left out.
     """
 
     columns: tuple[tuple[str, str] | None, ...]
     distinct: bool = False
-    order: tuple[tuple[str, bool, bool], ...] = ()
+    order: Order = ()
     limit: int | None = None
     offset: int = 0
 
@@ -79,39 +98,35 @@ class Plain:
         compared = [name for name, _, _ in self.order]
         if self.distinct:
             compared += [name for name, _ in self.shown(schema.names) or ()]
-        return all(any(one(schema.field(name).type) for one in _EXACT) for name in compared)
+        return all(is_exact(schema.field(name).type) for name in compared)
 
-    def of(self, rows: pa.Table) -> pa.Table:
+    def of(self, rows: pa.Table) -> pa.Table | None:
         """The answer, out of the rows that the conditions leave."""
         shown = self.shown(rows.column_names)
         assert shown is not None
-        if self.order:
-            keys = [
-                (name, "descending" if largest else "ascending", "at_start" if nulls else "at_end")
-                for name, largest, nulls in self.order
-            ]
-            if not self.distinct:
-                rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
         if self.distinct:
             names = list(dict.fromkeys(name for name, _ in shown))
             rows = rows.group_by(names, use_threads=False).aggregate([]).select(names)
-            if self.order:
-                rows = rows.take(pc.sort_indices(rows, sort_keys=keys))
+        rows = sort(rows, self.order)
         if self.limit is not None or self.offset:
             rows = rows.slice(self.offset, self.limit)
         fields = [rows.schema.field(name).with_name(called) for name, called in shown]
         return pa.table([rows.column(name) for name, _ in shown], schema=pa.schema(fields))
 
 
+def is_bare(one: Simple) -> bool:
+    """Whether a statement has none of the clauses that say more than which columns and rows, in which groups and order."""
+    query, select = one.query, one.select
+    return not (any(query.get(name) for name in _EMPTY_QUERY) or any(select.get(name) for name in _EMPTY_SELECT))
+
+
 def plain(one: Simple) -> Plain | None:
     """What a statement says, if it is that plain; else None."""
     query, select = one.query, one.select
-    if any(query.get(name) for name in _EMPTY_QUERY) or any(select.get(name) for name in _EMPTY_SELECT):
-        return None
-    if select["group_by"] not in _NO_GROUPS or select["distinct"] not in (None, "Distinct"):
+    if not is_bare(one) or select["group_by"] not in _NO_GROUPS or select["distinct"] not in (None, "Distinct"):
         return None
     columns = [_item(item, one.names) for item in select["projection"]]
-    order, cut = _order(query.get("order_by"), one.names), _cut(query.get("limit_clause"))
+    order, cut = order_of(query.get("order_by"), one.names), cut_of(query.get("limit_clause"))
     if not columns or None in columns or order is None or cut is None:
         return None
     found = tuple(None if item == _ALL else item for item in columns)
@@ -137,7 +152,8 @@ def _item(item: Node, names: frozenset[str]) -> tuple[str, str] | None:
     return None if column is None else (column, column)
 
 
-def _order(clause: Node, names: frozenset[str]) -> list[tuple[str, bool, bool]] | None:
+def order_of(clause: Node, names: frozenset[str]) -> list[tuple[str, bool, bool]] | None:
+    """By which columns a statement sorts, as in `Plain.order`; None if it is not that plain."""
     if clause is None:
         return []
     if not isinstance(clause, dict) or clause.get("interpolate"):
@@ -155,7 +171,7 @@ def _order(clause: Node, names: frozenset[str]) -> list[tuple[str, bool, bool]] 
     return found
 
 
-def _cut(clause: Node) -> tuple[int | None, int] | None:
+def cut_of(clause: Node) -> tuple[int | None, int] | None:
     """How many rows at most, and how many are left out before; None if it is not plain."""
     if clause is None:
         return None, 0

@@ -12,6 +12,7 @@ from walmill.buffer.source import TableSource
 from walmill.model.schema import arrow_schema
 from walmill.query.asked import Asked, Simple, exactly
 from walmill.query.bounds import Bounds
+from walmill.query.grouped import Grouped, grouped
 from walmill.query.plain import Plain, answer, chosen, few, plain, texts
 from walmill.query.plan import Made, Ready
 
@@ -83,14 +84,14 @@ def of_made(made: Made, one: Simple, params: Mapping[str, Any], now: int, bounds
     return _answered(said, batches, exact, needs, schema, bounds)
 
 
-def _plainly(one: Simple, params: Mapping[str, Any]) -> Plain | None:
+def _plainly(one: Simple, params: Mapping[str, Any]) -> Plain | Grouped | None:
     if one.placeholders != {f"${name}" for name in params}:
         return None  # what is missing or left over is told by whoever plans
-    return plain(one)
+    return plain(one) or grouped(one)
 
 
 def _of_rows(
-    said: Plain,
+    said: Plain | Grouped,
     batches: Sequence[pa.RecordBatch],
     cache: TableCache,
     memory: TableSource | None,
@@ -113,7 +114,12 @@ def _of_rows(
 
 
 def _answered(
-    said: Plain, batches: Sequence[pa.RecordBatch], exact: Asked, needs: list[str], schema: pa.Schema, bounds: Bounds
+    said: Plain | Grouped,
+    batches: Sequence[pa.RecordBatch],
+    exact: Asked,
+    needs: list[str],
+    schema: pa.Schema,
+    bounds: Bounds,
 ) -> Ready | None:
     if not few(batches):
         return None
@@ -121,4 +127,4 @@ def _answered(
     if rows.nbytes > bounds.memory:
         return None
     found = said.of(rows)
-    return Ready(answer(found), found.schema)
+    return None if found is None else Ready(answer(found), found.schema)
