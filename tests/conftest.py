@@ -33,6 +33,13 @@ SETTLE = 2.0  # seconds in which what is about to end may end; only a test that 
 SOON = 0.05
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that are slow anyway have more time on a machine that is busy."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(400))
+
+
 def pytest_collection_finish() -> None:
     """What is imported and collected by now stays: the collector need not look at it after each test."""
     gc.collect()

@@ -429,7 +429,7 @@ def test_no_page_is_named_that_is_not_there() -> None:
     assert all((ROOT / one).is_file() for one in PAGES)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", pages())
 def test_the_examples_of(path: str, stage: Stage) -> None:
     page = PAGES.get(path, Page())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.docs.stage import ROOT, examples
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-plugin.md"
 FILE = re.compile(r"<!-- file: (\S+) -->\n$")

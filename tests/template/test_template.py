@@ -190,7 +190,7 @@ def test_the_command_refuses_in_one_sentence(tmp_path: Path, capfd: pytest.Captu
     assert contents(there) == before
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_from_the_template_to_a_running_plugin(
     tmp_path: Path, fresh: Mapping[str, str], run: Callable[..., str], start: Callable[[list[str]], None]
 ) -> None:

@@ -182,6 +182,16 @@ def test_what_is_answered_here(engines, store_type, tmp_path, monkeypatch):
         assert ready(engines[0], store.source(), "SELECT count(load) FROM cpu")
 
 
+def test_rows_are_counted_wherever_they_are(engines, store_type, tmp_path):
+    store = store_type(tmp_path, CPU)
+    store.write(batch([("a", "1", at, float(at)) for at in range(5)]))
+    store.snapshot()
+    store.write(batch([("a", "1", 9, 9.0)]))
+    sql = "SELECT count(*) AS c FROM cpu"
+    assert ready(engines[0], store.source(), sql)
+    assert engines[0].query({"cpu": store.source()}, sql).to_pylist() == [{"c": 6}]
+
+
 def test_the_earliest_times_have_no_step_before_them(engines, store_type, tmp_path):
     store = store_type(tmp_path, CPU)
     store.write(

@@ -171,12 +171,12 @@ def test_much_is_left_to_datafusion(engines, store, monkeypatch):
     assert planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     monkeypatch.setattr(groups, "MOST_VALUES", 20)
     assert not planned(engines[0], source, "SELECT *, 1 AS one FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
-    assert planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    assert planned(engines[0], source, "SELECT count(*) + 0 FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     monkeypatch.setattr(groups, "MOST_BYTES", 1)
-    assert not planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    assert not planned(engines[0], source, "SELECT count(*) + 0 FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
     monkeypatch.setattr(groups, "MOST_BYTES", 10_000)
     monkeypatch.setattr(groups, "MOST_FILES", 0)
-    assert not planned(engines[0], source, "SELECT count(*) FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
+    assert not planned(engines[0], source, "SELECT count(*) + 0 FROM cpu WHERE time < '1970-01-01T00:00:03Z'")[0]
 
 
 def test_rows_that_may_come_twice_are_left_to_datafusion(engines, store):
@@ -205,7 +205,7 @@ def test_columns_that_came_later(engines, store):
 
 def test_parameters_and_their_faults(engines, store):
     source = store.source()
-    sql = "SELECT count(*) AS c FROM cpu WHERE host = $host"
+    sql = "SELECT count(*) + 0 AS c FROM cpu WHERE host = $host"
     assert engines[0].query({"cpu": source}, sql, {"host": "a"}).to_pylist() == [{"c": 21}]
     assert planned(engines[0], source, sql, {"host": "b"}) == (True, 21)
     with pytest.raises(InvalidRequest, match=r"no placeholder \$other"):

@@ -77,7 +77,7 @@ class Grouped:
         aliases = {one.called for one in self.outputs if one.called != one.column}
         if not wanted - {_ROWS} <= set(names) or len(called) < len(self.outputs) or aliases & set(names):
             return None
-        return [name for name in names if name in wanted] or list(names[:1])
+        return [name for name in names if name in wanted] or [TIME if TIME in names else names[0]]
 
     def can(self, schema: pa.Schema) -> bool:
         """Whether values of these types are counted, compared and added up here."""
