@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -87,6 +88,11 @@ def of_made(made: Made, one: Simple, params: Mapping[str, Any], now: int, bounds
 def _plainly(one: Simple, params: Mapping[str, Any]) -> Plain | Grouped | None:
     if one.placeholders != {f"${name}" for name in params}:
         return None  # what is missing or left over is told by whoever plans
+    return _said(one)
+
+
+@lru_cache(256)  # as many as there are statements kept
+def _said(one: Simple) -> Plain | Grouped | None:
     return plain(one) or grouped(one)
 
 
