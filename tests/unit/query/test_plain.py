@@ -208,6 +208,25 @@ def test_much_is_left_to_datafusion(engines, store_type, tmp_path, monkeypatch):
     assert ready(engines[0], source, "SELECT * FROM cpu")
 
 
+@pytest.mark.parametrize(
+    ("sql", "here"),
+    [
+        ("SELECT 1", True),
+        (" select\n42 ; ", True),
+        ("SELECT 0", True),
+        ("SELECT 1 AS one", False),
+        ("SELECT 1.5", False),
+    ],
+)
+def test_whether_somebody_is_there(engines, sql, here):
+    short, other = (one.query({}, sql) for one in engines)
+    assert short.equals(other)
+    assert short.schema.equals(other.schema)
+    assert ready(engines[0], None, sql) is here
+    with pytest.raises(InvalidRequest, match=r"no placeholder \$x"):
+        engines[0].query({}, sql, {"x": 1})
+
+
 def test_limits_hold(store_type, tmp_path):
     store = store_type(tmp_path, CPU)
     store.write(batch([("a", "1", at, float(at)) for at in range(5)]))

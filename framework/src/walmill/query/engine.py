@@ -251,6 +251,11 @@ class QueryEngine:
         bounds: Bounds,
     ) -> Plan | Ready:
         bound = bind(params)
+        if self._short and not bound:
+            from walmill.query import ready
+
+            if (answered := ready.of_number(sql)) is not None:
+                return answered
         sql, brake = rewrite(sql, self._aggregates, tables)
         one = simple(sql) if self._short and brake is None else None
         if one is not None and (short := self._plan_short(tables, sql, one, params, bound, extra, bounds)) is not None:
