@@ -154,6 +154,17 @@ def test_the_tags_that_it_needs(where: str, tags: dict[str, set[str]]) -> None:
     assert found.tags == tags
 
 
+def test_short_statements_are_kept() -> None:
+    short, long = "SELECT host FROM cpu", f"SELECT host FROM cpu WHERE host = '{'x' * 1024}'"
+    assert simple(short) is simple(short)
+    one, other = simple(long), simple(long)
+    assert one is not None
+    assert other is not None
+    assert one is not other
+    assert not one.kept
+    assert len(asked_of(one, SCHEMA, {}, NOW).tags["host"]) == 1
+
+
 def test_values_of_parameters() -> None:
     sql = "SELECT * FROM cpu WHERE host = $host AND time >= $low AND time < $high"
     found = asked(sql, host="a", low=datetime(1970, 1, 2, tzinfo=UTC), high="1970-01-03")

@@ -31,6 +31,8 @@ _PLAIN_SELECT = ("lateral_views", "prewhere", "connect_by", "into", "top")
 _PLAIN_TABLE = ("args", "with_hints", "version", "with_ordinality", "partitions", "json_path", "sample", "index_hints")
 """Members that an ordinary statement leaves empty."""
 _TREES = (dict, list, tuple)
+KEPT, KEPT_CHARACTERS = 128, 1024
+"""So many statements of up to so many characters are kept; the tree of one takes 200 times its size."""
 
 
 @frozen
@@ -52,7 +54,7 @@ class Asked:
     vague: bool = False
 
 
-@frozen(eq=False)  # one of a text is another one than that of the next, so that what is made of it can be kept by it
+@frozen(eq=False)
 class Simple:
     """A SELECT from one table, without anything nested.
 
@@ -64,6 +66,7 @@ class Simple:
         names: By which its columns may be qualified.
         named: All names that it has: those of its columns are among them.
         placeholders: Names of its placeholders, with the `$`.
+        kept: Whether the next one of the same text is this one.
     """
 
     schema: str | None
@@ -73,15 +76,24 @@ class Simple:
     names: frozenset[str]
     named: frozenset[str | None]
     placeholders: frozenset[str]
+    kept: bool
 
 
-@lru_cache(256)  # a dashboard asks the same again and again
 def simple(sql: str) -> Simple | None:
-    """The statement, if it is that simple; else None.
+    """The statement, if it is that simple; else None. A dashboard asks the same again and again: short ones are kept.
 
     Args:
         sql: The statement.
     """
+    return _kept(sql) if len(sql) <= KEPT_CHARACTERS else _simple(sql)
+
+
+@lru_cache(KEPT)
+def _kept(sql: str) -> Simple | None:
+    return _simple(sql)
+
+
+def _simple(sql: str) -> Simple | None:
     if not _ONE_TABLE.match(sql):
         return None
     tree = parse(sql)
@@ -122,6 +134,7 @@ def simple(sql: str) -> Simple | None:
         names=frozenset([str(shown)]),
         named=frozenset(named),
         placeholders=frozenset(placeholders),
+        kept=len(sql) <= KEPT_CHARACTERS,
     )
 
 

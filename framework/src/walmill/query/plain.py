@@ -226,7 +226,7 @@ def texts(schema: pa.Schema) -> frozenset[str]:
 
 def answer(rows: pa.Table) -> list[pa.RecordBatch]:
     """An answer in batches, as DataFusion gives them."""
-    found: list[pa.RecordBatch] = rows.combine_chunks().to_batches(max_chunksize=BATCH_ROWS)
+    found: list[pa.RecordBatch] = rows.to_batches(max_chunksize=BATCH_ROWS)
     return found
 
 

@@ -158,7 +158,9 @@ class TableCache:
             unique = advance(line.unique, buffer)
             if line.unique is None or unique.rows >= line.unique.rows:
                 line.unique = unique
-            line.spans = {id(part): line.spans.get(id(part)) or _Span.of(part) for part in unique.batches()}
+            line.spans = {
+                id(part): line.spans.get(id(part)) or _Span.of(part) for part in unique.batches() if part.num_rows
+            }
             return [one.batch for one in line.spans.values() if one.low <= high and one.high >= low]
 
     def index(self, files: tuple[DataFile, ...]) -> FileIndex:

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from walmill.buffer.source import TableSource
 from walmill.model.schema import arrow_schema
-from walmill.query.asked import Asked, Simple, exactly
+from walmill.query.asked import KEPT, Asked, Simple, exactly
 from walmill.query.bounds import Bounds
 from walmill.query.grouped import Grouped, grouped
 from walmill.query.plain import Plain, answer, chosen, few, plain, texts
@@ -102,11 +102,11 @@ def of_made(made: Made, one: Simple, params: Mapping[str, Any], now: int, bounds
 def _plainly(one: Simple, params: Mapping[str, Any]) -> Plain | Grouped | None:
     if one.placeholders != {f"${name}" for name in params}:
         return None  # what is missing or left over is told by whoever plans
-    return _said(one)
+    return _kept(one) if one.kept else plain(one) or grouped(one)
 
 
-@lru_cache(256)  # as many as there are statements kept
-def _said(one: Simple) -> Plain | Grouped | None:
+@lru_cache(KEPT)
+def _kept(one: Simple) -> Plain | Grouped | None:
     return plain(one) or grouped(one)
 
 

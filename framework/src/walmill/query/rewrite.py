@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from walmill.errors import InvalidRequest
 from walmill.query import brake, cachetables, functions, gapfill
+from walmill.query.asked import KEPT, KEPT_CHARACTERS
 from walmill.query.brake import Brake
 from walmill.query.syntax import Node, parse, write
 
@@ -39,7 +40,7 @@ def rewrite(
         return sql, None
     try:
         if not fills and not may_join:
-            return _expanded(sql), None
+            return (_kept(sql) if len(sql) <= KEPT_CHARACTERS else _expanded(sql)), None
         return _rewritten(sql, aggregates, tables, may_call=may_call, may_join=may_join)
     except RecursionError:
         if may_call:
@@ -49,7 +50,11 @@ def rewrite(
         return sql, None  # it runs all the same
 
 
-@lru_cache(256)  # a dashboard asks the same again and again
+@lru_cache(KEPT)  # a dashboard asks the same again and again
+def _kept(sql: str) -> str:
+    return _expanded(sql)
+
+
 def _expanded(sql: str) -> str:
     """The same without calls of tables of caches, and of functions that others stand for."""
     tree = parse(sql)
