@@ -80,6 +80,7 @@ class TableCache:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._maker = new_context(SessionConfig())
+        self._maker.sql("SELECT 1")  # has it start its threads now: where descriptors are short, later may be too late
         self._lines: weakref.WeakKeyDictionary[Log, _Line] = weakref.WeakKeyDictionary()
         self._tables: weakref.WeakKeyDictionary[TableBuffer, Table] = weakref.WeakKeyDictionary()
         self._shapes: dict[object, Table] = {}
