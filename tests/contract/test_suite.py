@@ -107,6 +107,7 @@ def run(place: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_suite_fails_what_is_wrong(tmp_path: Path) -> None:
     done = run(tmp_path, "test_them.py", TESTS)
     failed = set(re.findall(r"^FAILED test_them\.py::TestWrong::(\w+)", done.stdout, re.MULTILINE))

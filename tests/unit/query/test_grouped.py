@@ -85,7 +85,7 @@ def answer(engine, source, sql, cut):
     return found.schema, found.num_rows if cut else Counter(map(repr, found.to_pylist()))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(ROWS, st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=4), statements(), st.booleans())
 def test_the_answer_is_that_of_datafusion(engines, store_type, steps, statement, expires):
     short, other = engines

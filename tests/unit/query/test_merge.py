@@ -169,7 +169,7 @@ def counted(values):
     return len(values), len(known), max(known, default=None), min(known, default=None)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(batches(), st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=7), st.booleans())
 def test_rows_in_files_and_in_memory_equal_the_model(engine, short, store_type, steps, known):
     model = {}

@@ -92,7 +92,7 @@ def answer(engine, source, sql, order, cut):
     return found.schema, shown, None if cut else Counter(rows)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     st.lists(st.tuples(ROWS, st.sampled_from([0, 0, 1, 2])), min_size=1, max_size=4),
     STATEMENT,

@@ -79,7 +79,7 @@ def as_bytes(row):
     return tuple((row[tag] is not None, (row[tag] or "").encode()) for tag in SCHEMA.tags), row[TIME]
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.lists(batches(), max_size=6), st.integers(1, 12))
 def test_files_hold_what_the_model_holds(parts, limit):
     model = {}

@@ -322,4 +322,4 @@ class EngineModel(RuleBasedStateMachine):
 
 
 TestEngineModel = EngineModel.TestCase
-TestEngineModel.settings = settings(max_examples=50, stateful_step_count=30)
+TestEngineModel.settings = settings(max_examples=35, stateful_step_count=30)
