@@ -109,6 +109,23 @@ def test_a_group_that_nobody_wants_is_gone_at_once() -> None:
     assert not made[0].path.exists()
 
 
+@pytest.mark.parametrize("place", ["missing", None])
+def test_where_none_can_be_made_that_is_told(tmp_path: Path, place: str | None) -> None:
+    groups, made = Groups(), []
+    groups._looked = True
+    groups._place = None if place is None else Place(2, tmp_path / place)
+
+    def done(group: Group | None) -> bool:
+        made.append(group)
+        return True
+
+    for _ in range(2):
+        groups.confine(lambda: [os.getpid()], 0.5, done)
+        groups.close()
+    assert made == [None, None]
+    assert groups._place is None
+
+
 def test_groups_of_engines_that_were_killed_are_removed() -> None:
     place = found()
     if place is None:

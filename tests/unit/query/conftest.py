@@ -14,6 +14,7 @@ from walmill.buffer.source import Located, TableSource
 from walmill.buffer.table import TableBuffer
 from walmill.model.files import DataFile
 from walmill.model.schema import arrow_schema
+from walmill.query.engine import QueryEngine
 
 TAG = pa.dictionary(pa.int32(), pa.string())
 
@@ -101,3 +102,14 @@ class Store:
 def store_type():
     """Makes tables that lie in a folder and in memory: `store_type(folder, schema)`."""
     return Store
+
+
+@pytest.fixture(scope="module")
+def engines():
+    """One that answers what it can by itself, and one that leaves everything to DataFusion."""
+    made = QueryEngine(), QueryEngine(short=False)
+    for one in made:
+        one.query({}, "SELECT * FROM generate_series(1, 1)")  # starts its threads here, not in the first test
+    yield made
+    for one in made:
+        one.close()

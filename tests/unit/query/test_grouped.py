@@ -6,18 +6,16 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.query.test_groups import CPU, ROWS, SECOND, batch
-from tests.unit.query.test_plain import PLAIN_WHERE, engines, ready
+from tests.unit.query.test_groups import CPU, ROWS, SECOND, batch, filled
+from tests.unit.query.test_plain import PLAIN_WHERE, ready
 
 from walmill.errors import WalmillError
 from walmill.query import grouped as grouped_module
 from walmill.query.asked import simple
 from walmill.query.grouped import Grouped, Output, grouped
 
-assert engines  # a fixture
 VALUE = st.sampled_from(
     [
         "count(*)",
@@ -91,14 +89,7 @@ def test_the_answer_is_that_of_datafusion(engines, store_type, steps, statement,
     short, other = engines
     sql, cut = statement
     with TemporaryDirectory() as folder:
-        store = store_type(Path(folder), CPU)
-        for rows, pieces in steps:
-            store.write(batch(rows))
-            if pieces:
-                store.snapshot(pieces=pieces)
-        source = store.source()
-        if expires:
-            source = evolve(source, cut_off=8 * SECOND)
+        source = filled(store_type(Path(folder), CPU), steps, expires)
         assert answer(short, source, sql, cut) == answer(other, source, sql, cut), sql
 
 

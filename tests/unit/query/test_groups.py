@@ -14,7 +14,6 @@ from walmill.buffer.source import TableSource
 from walmill.errors import DataCorruption, InvalidRequest, WalmillError
 from walmill.model.schema import TableSchema
 from walmill.query import groups
-from walmill.query.engine import QueryEngine
 from walmill.query.footers import Columns, Footers
 
 CPU = TableSchema("cpu", ("host", "Room 1"), {"load": "float64", "n": "int64", "s": "string"})
@@ -35,15 +34,14 @@ def batch(rows):
     )
 
 
-@pytest.fixture(scope="module")
-def engines():
-    """One that reads few rows by itself, and one that does not."""
-    made = QueryEngine(), QueryEngine(short=False)
-    for one in made:
-        one.query({}, "SELECT * FROM generate_series(1, 1)")
-    yield made
-    for one in made:
-        one.close()
+def filled(store, steps, expires):
+    """A table with the rows of some steps, some of them in files; with some rows expired, on wish."""
+    for rows, pieces in steps:
+        store.write(batch(rows))
+        if pieces:
+            store.snapshot(pieces=pieces)
+    source = store.source()
+    return evolve(source, cut_off=8 * SECOND) if expires else source
 
 
 ROWS = st.lists(
@@ -114,14 +112,7 @@ def answer(engine, source, sql):
 def test_the_answer_is_that_of_datafusion(engines, store_type, steps, asked, where, expires):
     short, other = engines
     with TemporaryDirectory() as folder:
-        store = store_type(Path(folder), CPU)
-        for rows, pieces in steps:
-            store.write(batch(rows))
-            if pieces:
-                store.snapshot(pieces=pieces)
-        source = store.source()
-        if expires:
-            source = evolve(source, cut_off=8 * SECOND)
+        source = filled(store_type(Path(folder), CPU), steps, expires)
         sql = asked.format(where)
         assert answer(short, source, sql) == answer(other, source, sql), sql
 

@@ -7,10 +7,9 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
-from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.query.test_groups import AT, CPU, ROWS, SECOND, WHERE, batch
+from tests.unit.query.test_groups import AT, CPU, ROWS, WHERE, batch, filled
 
 from walmill.errors import InvalidRequest, WalmillError
 from walmill.query import plain as plain_module
@@ -66,17 +65,6 @@ STATEMENT = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def engines():
-    """One that answers plain statements by itself, and one that does not."""
-    made = QueryEngine(), QueryEngine(short=False)
-    for one in made:
-        one.query({}, "SELECT * FROM generate_series(1, 1)")
-    yield made
-    for one in made:
-        one.close()
-
-
 def answer(engine, source, sql, order, cut):
     """What can be compared: with an order, what it sorts by, row by row; with a cut and no order, how many rows there are."""
     try:
@@ -104,14 +92,7 @@ def test_the_answer_is_that_of_datafusion(engines, store_type, steps, statement,
     select, order, cut = statement
     sql = select + (f" WHERE {where}" if where else "") + (f" ORDER BY {order}" if order else "") + cut
     with TemporaryDirectory() as folder:
-        store = store_type(Path(folder), CPU)
-        for rows, pieces in steps:
-            store.write(batch(rows))
-            if pieces:
-                store.snapshot(pieces=pieces)
-        source = store.source()
-        if expires:
-            source = evolve(source, cut_off=8 * SECOND)
+        source = filled(store_type(Path(folder), CPU), steps, expires)
         assert answer(short, source, sql, order, cut) == answer(other, source, sql, order, cut), sql
 
 

@@ -10,6 +10,7 @@ Sources: cgroups(7); Documentation/admin-guide/cgroup-v2.rst and cgroup-v1 of Li
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import threading
@@ -159,7 +160,8 @@ class Groups:
                 group.take(processes)
         except OSError as error:
             log.info("the share of a processor is held by signals, not by a control group", error=str(error))
-            self._place = None  # what the system forbids once, it forbids again
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                self._place = None  # what the system forbids once, it forbids again
             if group is not None:
                 self.leave(group)
                 group = None

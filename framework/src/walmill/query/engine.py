@@ -305,12 +305,12 @@ class QueryEngine:
             return None
         source, cache = tables[one.table], self._tables()
         if not source.files:
-            return ready.of_memory(cache, source, one, given, began, bounds)
+            return ready.of_rows(None, cache, source, one, given, began, bounds)
         wanted = asked_of(one, source.schema, given, began)
         few = few_rows(cache, source, wanted, OpenFiles(), bounds)
         if few is None:
             return None
-        if (answered := ready.of_few(few, cache, source, one, given, began, bounds)) is not None:
+        if (answered := ready.of_rows(few, cache, source, one, given, began, bounds)) is not None:
             return answered
         try:
             context, kind = self._sessions.take(bounds.memory, 1)  # there are few rows

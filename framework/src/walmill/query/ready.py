@@ -36,30 +36,19 @@ def of_number(sql: str) -> Ready | None:
     return Ready([pa.RecordBatch.from_arrays([pa.array([number], pa.int64())], schema=columns)], columns)
 
 
-def of_memory(
-    cache: TableCache, source: TableSource, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds
+def of_rows(
+    found: Few | None,
+    cache: TableCache,
+    source: TableSource,
+    one: Simple,
+    params: Mapping[str, Any],
+    now: int,
+    bounds: Bounds,
 ) -> Ready | None:
-    """The answer out of a table that has no files; None if a planner is needed.
+    """The answer out of rows of a table; None if a planner is needed.
 
     Args:
-        cache: Rows of tables in memory.
-        source: The table.
-        one: The statement.
-        params: Values of its placeholders.
-        now: What `now()` is, ns.
-        bounds: What the query may take.
-    """
-    said = _plainly(one, params)
-    return None if said is None else _of_rows(said, (), cache, source, one, params, now, bounds)
-
-
-def of_few(
-    found: Few, cache: TableCache, source: TableSource, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds
-) -> Ready | None:
-    """The answer out of the rows that a statement can need; None if a planner is needed.
-
-    Args:
-        found: These rows.
+        found: The rows of its files that a statement can need; None if it has no files.
         cache: Rows of tables in memory.
         source: The table.
         one: The statement.
@@ -70,8 +59,16 @@ def of_few(
     said = _plainly(one, params)
     if said is None:
         return None
-    ready = _of_rows(said, found.batches, cache, source if found.buffer else None, one, params, now, bounds, source)
-    return None if ready is None else evolve(ready, num_files=found.files)
+    schema = arrow_schema(source.schema)
+    exact, needs = exactly(one, source.schema.tags, params, now), said.needs(schema.names)
+    if exact is None or needs is None or not said.can(schema):
+        return None
+    if source.cut_off is not None:
+        exact = evolve(exact, low=max(exact.low, source.cut_off))
+    rows = [] if found is None else list(found.batches)
+    if found is None or found.buffer:
+        rows += cache.rows(source.buffer, exact.low, exact.high)
+    return _answered(said, rows, exact, needs, schema, bounds, 0 if found is None else found.files)
 
 
 def of_made(made: Made, one: Simple, params: Mapping[str, Any], now: int, bounds: Bounds) -> Ready | None:
@@ -110,29 +107,6 @@ def _kept(one: Simple) -> Plain | Grouped | None:
     return plain(one) or grouped(one)
 
 
-def _of_rows(
-    said: Plain | Grouped,
-    batches: Sequence[pa.RecordBatch],
-    cache: TableCache,
-    memory: TableSource | None,
-    one: Simple,
-    params: Mapping[str, Any],
-    now: int,
-    bounds: Bounds,
-    table: TableSource | None = None,
-) -> Ready | None:
-    source = table or memory
-    assert source is not None
-    schema = arrow_schema(source.schema)
-    exact, needs = exactly(one, source.schema.tags, params, now), said.needs(schema.names)
-    if exact is None or needs is None or not said.can(schema):
-        return None
-    if source.cut_off is not None:
-        exact = evolve(exact, low=max(exact.low, source.cut_off))
-    rows = [*batches, *([] if memory is None else cache.rows(memory.buffer, exact.low, exact.high))]
-    return _answered(said, rows, exact, needs, schema, bounds)
-
-
 def _answered(
     said: Plain | Grouped,
     batches: Sequence[pa.RecordBatch],
@@ -140,6 +114,7 @@ def _answered(
     needs: list[str],
     schema: pa.Schema,
     bounds: Bounds,
+    num_files: int = 0,
 ) -> Ready | None:
     if not few(batches):
         return None
@@ -147,4 +122,4 @@ def _answered(
     if rows.nbytes > bounds.memory:
         return None
     found = said.of(rows)
-    return None if found is None else Ready(answer(found), found.schema)
+    return None if found is None else Ready(answer(found), found.schema, num_files)
